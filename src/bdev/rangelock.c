@@ -1,0 +1,1 @@
+#include "bdev/bdev.h"

@@ -1,0 +1,5 @@
+#include "iscsi/iscsi.h"
+int main(void)
+{
+	return 0;
+}

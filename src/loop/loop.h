@@ -1,0 +1,323 @@
+/*
+ * loop: the only folder that talks to the kernel's event, socket, disk and timer interfaces.
+ * May use: base. May be used by: everything above.
+ *
+ * A loop is one thread that runs callbacks one after another. Nothing that runs on a loop ever
+ * waits. An object belongs to one loop and is touched on it only; other threads reach it by
+ * loop_post().
+ *
+ * One turn of a loop:
+ *
+ *   sleep until an event, a timer or a post -> run ready sockets, finished disk I/O, due timers,
+ * posts
+ *   -> run what was deferred until nothing is deferred -> run what waits for the end of the turn
+ *   -> (again from the deferred, while there are any) -> sleep
+ *
+ * so replies that are queued while a burst of requests is worked off leave in one system call.
+ *
+ * Engines: epoll with an io_uring ring for disks, epoll with worker threads, and the simulator
+ * (sim.h), which runs any number of loops on one thread, on a virtual clock, in an order that a
+ * seed decides.
+ */
+#ifndef SPINDLE_LOOP_H
+#define SPINDLE_LOOP_H
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "base/base.h"
+
+struct loop;
+struct loop_set;
+
+/* ---- The set of loops --------------------------------------------------------------------------
+ */
+
+enum loop_disk_engine {
+	LOOP_DISK_AUTO,    /* io_uring where the kernel lets us, worker threads elsewhere */
+	LOOP_DISK_WORKERS, /* SPINDLE_NO_URING=1 selects this, too */
+};
+
+struct loop_config {
+	unsigned nloops; /* 0: one a core */
+	enum loop_disk_engine disk_engine;
+};
+
+/* Allocates the loops; their threads start in loop_set_run. */
+int loop_set_create(struct loop_set **out, const struct loop_config *config, struct diag *d);
+/* All threads have ended. Files, streams and timers are closed before. */
+void loop_set_destroy(struct loop_set *set);
+unsigned loop_set_count(const struct loop_set *set);
+struct loop *loop_set_at(struct loop_set *set, unsigned index);
+/* "io_uring" or "worker threads": what disks are read with. */
+const char *loop_set_disk_engine(const struct loop_set *set);
+/* Starts loops 1.. on threads of their own and runs loop 0 on the caller's thread until
+ * loop_set_stop; then all loops end after the turn they are in, and their threads are joined. */
+int loop_set_run(struct loop_set *set);
+/* Any thread, and signal handlers. */
+void loop_set_stop(struct loop_set *set);
+
+/* The loop whose callback is running on this thread, NULL elsewhere. */
+struct loop *loop_self(void);
+unsigned loop_index(const struct loop *loop);
+struct loop_set *loop_set_of(const struct loop *loop);
+/* CLOCK_MONOTONIC as read when the loop last woke or began a batch of completions: free to ask. */
+uint64_t loop_now_ns(const struct loop *loop);
+
+/* ---- Messages
+ * ------------------------------------------------------------------------------------ Embedded in
+ * what they are about; in at most one queue at a time; whoever embeds one keeps it alive until
+ * `run` has started. */
+
+struct loop_msg {
+	struct qnode link;
+	void (*run)(struct loop_msg *msg);
+};
+
+/* To another loop, or the same one, from any thread: lock-free, wakes the loop only if it sleeps.
+ * Messages from one thread to one loop arrive in order. */
+void loop_post(struct loop *to, struct loop_msg *msg);
+/* On `self` only: later in this turn, in order. Completions come this way, so that none ever runs
+ * on its submitter's stack. */
+void loop_defer(struct loop *self, struct loop_msg *msg);
+/* On `self` only: once nothing is deferred any more, before the loop sleeps. For what gathers a
+ * batch. */
+void loop_at_end(struct loop *self, struct loop_msg *msg);
+
+/* ---- Timers: on their loop only.
+ * ----------------------------------------------------------------- */
+
+struct loop_timer {
+	void (*fired)(struct loop_timer *timer);
+	/* private */
+	struct loop *loop;
+	uint64_t due_ns;
+	size_t heap_at; /* 1-based place in the loop's heap, 0: not running */
+};
+
+void loop_timer_init(struct loop_timer *t, struct loop *loop,
+		     void (*fired)(struct loop_timer *timer));
+/* Starts, or moves a running timer. Returns 0 or -ENOMEM. */
+int loop_timer_start(struct loop_timer *t, uint64_t delay_ns);
+void loop_timer_stop(struct loop_timer *t); /* fine when it does not run */
+static inline bool loop_timer_running(const struct loop_timer *t)
+{
+	return t->heap_at != 0;
+}
+
+/* ---- Signals: on loop 0, before loop_set_run.
+ * ----------------------------------------------------- */
+
+/* `caught` runs on loop 0. The signal is blocked in every thread. Returns 0 or -errno. */
+int loop_signal(struct loop_set *set, int signo, void (*caught)(void *arg, int signo), void *arg);
+
+/* ---- Buffers: memory for payloads, from per-loop pools, page-aligned, not cleared.
+ * ------------------- */
+
+struct loop_buf {
+	uint8_t *data;
+	uint32_t cap; /* at least what was asked for */
+	/* private */
+	uint16_t class;
+	struct loop *loop;
+	struct qnode link;
+};
+
+#define LOOP_BUF_MAX (256 * 1024u)
+
+/* On `loop` only, both. NULL: out of memory. Up to LOOP_BUF_MAX bytes. */
+struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes);
+void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
+/* A block of memory that callbacks on this loop may use until they return: `*cap` is 256 KiB. */
+uint8_t *loop_scratch(struct loop *loop, size_t *cap);
+
+/* ---- Stream sockets
+ * ------------------------------------------------------------------------------- */
+
+union net_addr {
+	struct sockaddr sa;
+	struct sockaddr_in in4;
+	struct sockaddr_in6 in6;
+};
+
+#define NET_ADDR_TEXT 64
+
+/* "10.0.0.5:3260", "[fd00::5]:3260", "[::]", ":3260" (all of IPv4 and IPv6), "10.0.0.5": numbers
+ * only. A missing port becomes `default_port`. */
+int net_addr_parse(union net_addr *out, const char *text, uint16_t default_port, struct diag *d);
+const char *net_addr_text(const union net_addr *a, char buf[NET_ADDR_TEXT]);
+uint16_t net_addr_port(const union net_addr *a);
+bool net_addr_is_any(const union net_addr *a);
+
+struct listener;
+/* `accepted` runs on the listener's loop and owns the connected, non-blocking socket. */
+typedef void listener_accepted_fn(void *arg, int fd, const union net_addr *peer);
+
+/* Opens at once; connections are accepted once `loop` runs. Port 0 takes a free one. At EMFILE and
+ * the like it pauses for a moment rather than spin. */
+int listener_open(struct listener **out, struct loop *loop, const union net_addr *addr,
+		  listener_accepted_fn *accepted, void *arg, struct diag *d);
+void listener_close(struct listener *l);
+/* The address it is bound to, with the port that was taken. */
+const union net_addr *listener_addr(const struct listener *l);
+
+enum stream_event { STREAM_IN = 1, STREAM_OUT = 2, STREAM_HUP = 4 };
+
+/* A connected socket on one loop, embedded in its owner. Level-triggered: `ready` is called each
+ * turn while a wanted event holds. STREAM_HUP (error or hang-up) is reported whatever is wanted. */
+struct stream {
+	void (*ready)(struct stream *s, unsigned events);
+	/* private */
+	struct loop *loop;
+	int fd; /* -1: closed */
+	unsigned wanted;
+};
+
+/* Takes over `fd` (TCP_NODELAY and keepalive are set). `ready` is set before. Returns 0 or -errno,
+ * and leaves the fd to the caller on error. */
+int stream_open(struct stream *s, struct loop *loop, int fd, unsigned wanted);
+int stream_want(struct stream *s, unsigned wanted);
+/* Bytes moved (0 from recv: end of stream), or -errno: -EAGAIN when nothing moves now. */
+ssize_t stream_recv(struct stream *s, const struct iovec *iov, unsigned niov);
+ssize_t stream_send(struct stream *s, const struct iovec *iov, unsigned niov);
+/* Gives the fd back, still connected: for a move to another loop. */
+int stream_release(struct stream *s);
+void stream_close(struct stream *s); /* fine when closed; `ready` is not called again */
+int stream_local_addr(const struct stream *s, union net_addr *out);
+
+/* ---- Work that may block: on worker threads.
+ * -------------------------------------------------------- */
+
+/* A lane bounds how many threads one disk may occupy at a time; what is over waits its turn, in
+ * order. Any thread may add work. */
+struct work_lane;
+int work_lane_create(struct work_lane **out, struct loop_set *set, unsigned max_running);
+/* Nothing is waiting or running in it. */
+void work_lane_destroy(struct work_lane *lane);
+
+struct work {
+	void (*run)(struct work *w);  /* on a worker thread */
+	void (*done)(struct work *w); /* on `loop`, afterwards */
+	struct loop *loop;
+	/* private */
+	struct loop_msg msg;
+	struct work_lane *lane;
+};
+
+void work_submit(struct work_lane *lane, struct work *w);
+
+/* ---- Disk I/O
+ * --------------------------------------------------------------------------------------- */
+
+enum io_op {
+	IO_READ,
+	IO_WRITE,
+	IO_FLUSH, /* all writes that completed before are durable; offset and length are ignored */
+	IO_DISCARD, /* the range may lose its data; what it reads as is the store's to say */
+	IO_ZERO,    /* the range reads zeros; IO_MAY_UNMAP: it may lose its space, too */
+	IO_EXTENT,  /* how far from `off` the range is all data or all hole: `extent` */
+};
+#define IO_NOPS 6
+
+enum io_flags {
+	IO_FUA = 1,       /* WRITE, ZERO: durable before done */
+	IO_MAY_UNMAP = 2, /* ZERO */
+};
+
+struct io_extent {
+	uint64_t len_bytes; /* from io->off, at most io->len */
+	bool hole;
+};
+
+/*
+ * One read, write, flush, ... on a range of bytes. Embedded in its owner, never allocated on its
+ * own. The owner fills the first part, submits it on `loop`, and gets it back by `done` on the same
+ * loop, never on its own stack. The iovecs and what they point to stay valid until then.
+ */
+struct io {
+	enum io_op op;
+	unsigned flags;
+	uint64_t off, len; /* bytes */
+	struct iovec *iov; /* READ, WRITE: sums up to len */
+	unsigned niov;     /* at most IO_MAX_IOV */
+	int result;        /* 0 or -errno; a transfer is never short */
+	struct io_extent extent;
+	void (*done)(struct io *io);
+	struct loop *loop;
+	/* Private to the layers below, top down: each sets `ended` before it hands the io on, and
+	 * is called back by io_end(). `layer` is the pointer it needs then. */
+	void (*ended)(struct io *io, int err);
+	void *layer;
+	struct loop_msg msg;
+	uint64_t progress; /* the engine's: bytes moved so far */
+};
+
+#define IO_MAX_IOV 64
+
+/* For those who complete an io: hands it to the layer that passed it on. On io->loop. */
+static inline void io_end(struct io *io, int err)
+{
+	io->ended(io, err);
+}
+
+/* The topmost `ended`: sets the result and defers `done`. */
+void io_finish(struct io *io, int err);
+
+/* A regular file or block device, opened for a store. Used on every loop at once. */
+struct file;
+
+enum file_flags {
+	FILE_READ_ONLY = 1,
+	FILE_DIRECT =
+		2, /* O_DIRECT: iovecs, offsets and lengths are aligned to info.direct_align */
+};
+
+struct file_config {
+	const char *path;
+	unsigned flags;
+	/* Not 0: a missing file is made, sparse, with this size; an existing one must have it. */
+	uint64_t create_size;
+	unsigned max_running; /* worker threads it may occupy; 0: 4 */
+};
+
+struct file_info {
+	uint64_t size;
+	bool block_device, read_only;
+	bool in_memory; /* tmpfs, ramfs: reads and writes do not sleep */
+	bool rotational;
+	uint32_t logical_block, physical_block, direct_align; /* bytes */
+	uint32_t discard_granularity, discard_alignment;      /* bytes; granularity 0: cannot */
+	uint32_t optimal_io;                                  /* bytes; 0: unknown */
+	bool discard_zeroes; /* what is discarded reads as zeros afterwards, always */
+};
+
+/* Blocking: for start-up and worker threads. A directory, a FIFO, a character device and a file
+ * that another Spindle has opened for writing (an OFD lock tells) are refused. */
+int file_open(struct file **out, struct loop_set *set, const struct file_config *config,
+	      struct diag *d);
+/* No io is in flight. */
+void file_close(struct file *f);
+const struct file_info *file_info(const struct file *f);
+/* New size of a regular file, or what a block device has now. Blocking. */
+int file_resize(struct file *f, uint64_t size);
+/*
+ * All ops. Ends by io_end(). Small reads of cached data end inline; the rest goes to the ring or to
+ * workers: writes that a file system may put to sleep are gathered per loop, neighbours joined, and
+ * handed over in batches at the end of the turn. A read past the end of the file is -EIO.
+ */
+void file_submit(struct file *f, struct io *io);
+/* Small named values kept with the file (xattr user.spindle.NAME): -ENODATA when there is none,
+ * -EOPNOTSUPP where the file system or device has no such thing. Blocking. Returns bytes or -errno.
+ */
+ssize_t file_tag_get(struct file *f, const char *name, void *buf, size_t cap);
+int file_tag_set(struct file *f, const char *name, const void *buf, size_t len);
+/* What tells this file from a copy of it: inode, birth time; for a device its WWID or serial. As
+ * text. */
+int file_fingerprint(struct file *f, char *buf, size_t cap);
+
+#endif

@@ -1,0 +1,1 @@
+#include "scsi/scsi.h"

@@ -1,0 +1,174 @@
+/*
+ * scsi: what a command means. Device servers over units; nexuses, tasks, sense data, unit
+ * attentions. May use: base, loop, store, bdev, unit. May be used by: iscsi, daemon.
+ *
+ * The life of a task: the transport fills the first part of struct scsi_task and calls
+ * scsi_task_run(); scsi asks for data by `move`, in segments, and ends the task by `finish`, once.
+ * All of it on the nexus's loop.
+ */
+#ifndef SPINDLE_SCSI_H
+#define SPINDLE_SCSI_H
+
+#include "unit/unit.h"
+
+/* ---- Logical units and targets: built before the loops run, then immutable
+ * ------------------------------------------- */
+
+struct scsi_lu;
+struct scsi_target;
+
+struct scsi_lu_config {
+	const char *vendor, *product, *revision; /* 8, 16, 4 characters at most; NULL: SPINDLE,
+						    VIRTUAL-DISK, the version */
+};
+
+/* A direct access block device (SBC-3) on `unit`, which the caller keeps and destroys afterwards.
+ */
+int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
+			const struct scsi_lu_config *config);
+void scsi_lu_destroy(struct scsi_lu *lu);
+struct unit *scsi_lu_unit(const struct scsi_lu *lu);
+
+#define SCSI_NAME_MAX 223 /* bytes of an iSCSI name (RFC 7143 4.2.7.1) */
+
+/* A SCSI target device; `name` is its SCSI name string (for iSCSI the iSCSI name). */
+int scsi_target_create(struct scsi_target **out, const char *name);
+void scsi_target_destroy(struct scsi_target *t);
+const char *scsi_target_name(const struct scsi_target *t);
+/* `lun` below 256, one LU each; -EEXIST. */
+int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu);
+
+/* ---- The transport's side
+ * ------------------------------------------------------------------------------------------------
+ */
+
+struct scsi_task;
+struct scsi_seg;
+
+struct scsi_transport {
+	const char *name;
+	uint8_t protocol_id; /* SPC-4 table 477: iSCSI 5h */
+	/*
+	 * Moves the bytes [off, off + len) of the command's data and answers by scsi_moved(seg,
+	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
+	 * that memory no longer. Segments come in offset order. Data-out: brings the bytes in and
+	 * sets seg->buf (scsi puts it back) and seg->iov; moved when all are there, and their
+	 * digests were right. -EIO: they will not come; the transport has filled in the task's
+	 * sense or lost the nexus.
+	 */
+	void (*move)(struct scsi_seg *seg);
+	/* Let go of a segment early: scsi_moved(seg, -ECANCELED) comes as soon as it can, perhaps
+	 * at once. */
+	void (*cancel_move)(struct scsi_seg *seg);
+	/* The task ends: send status, sense and residual, after the data that was handed over. scsi
+	 * touches the task no more except in scsi_moved() for data-in segments that are still
+	 * leaving; then it is the transport's to reuse. An aborted task (task->unit_task.aborted)
+	 * sends nothing. */
+	void (*finish)(struct scsi_task *task);
+};
+
+/* One initiator port that talks to one target port. Embedded in the transport's session; lives on
+ * one loop. */
+struct nexus {
+	const struct scsi_transport *transport;
+	struct scsi_target *target;
+	struct loop *loop;
+	char initiator[SCSI_NAME_MAX + 20]; /* initiator port name, "iqn.x,i,0x00023d000000" */
+	uint16_t target_port;               /* relative target port identifier, from 1 */
+	void (*opened)(struct nexus *n, int err);
+	void (*closed)(struct nexus *n);
+	/* private */
+	uint64_t id;
+	struct scsi_itl *itls; /* one a LUN of the target */
+	unsigned nitls, pending;
+	bool aborting;
+	struct list tasks;
+};
+
+/* Attaches to all units of the target; `opened` comes later, with 0 or -errno (then it is closed).
+ */
+void nexus_open(struct nexus *n);
+/* The nexus is lost: all its tasks are aborted; each ends by `finish`; then it detaches, and
+ * `closed` comes last. No task is run on it any more. */
+void nexus_close(struct nexus *n);
+
+enum scsi_attr { SCSI_UNTAGGED, SCSI_SIMPLE, SCSI_ORDERED, SCSI_HEAD_OF_QUEUE, SCSI_ACA };
+
+enum scsi_status {
+	SCSI_GOOD = 0x00,
+	SCSI_CHECK_CONDITION = 0x02,
+	SCSI_BUSY = 0x08,
+	SCSI_RESERVATION_CONFLICT = 0x18,
+	SCSI_TASK_SET_FULL = 0x28,
+	SCSI_TASK_ABORTED = 0x40,
+};
+
+#define SCSI_CDB_MAX   32
+#define SCSI_SENSE_MAX 96
+#define SCSI_SEG_MAX   LOOP_BUF_MAX
+#define SCSI_SEG_IOV   4
+
+/* A piece of a command's data: at most SCSI_SEG_MAX bytes. */
+struct scsi_seg {
+	struct scsi_task *task;
+	uint32_t off, len; /* bytes within the command's data */
+	struct iovec iov[SCSI_SEG_IOV];
+	unsigned niov;
+	struct loop_buf *buf; /* what iov points into; NULL: lent by the store */
+	void *transport;      /* the transport's own, from move to moved */
+	/* private */
+	unsigned state;
+	struct unit_io uio;
+};
+
+struct scsi_task {
+	/* Filled by the transport. */
+	struct nexus *nexus;
+	uint8_t cdb[SCSI_CDB_MAX]; /* bytes past cdb_len are zero */
+	uint8_t cdb_len;
+	uint8_t lun[8]; /* as on the wire (SAM-5 4.7) */
+	enum scsi_attr attr;
+	uint64_t tag;                       /* for matching and traces; unique in the nexus */
+	bool reads, writes;                 /* what the initiator expects to happen */
+	uint32_t expected_in, expected_out; /* bytes it expects */
+	bool no_lend;                       /* data-in is digested: it comes from private memory */
+	/* The answer, for `finish`. */
+	enum scsi_status status;
+	uint8_t sense[SCSI_SENSE_MAX];
+	uint8_t sense_len;
+	/* Command's own length against what was expected: one of them is 0. In the direction of the
+	 * data. */
+	uint32_t underflow, overflow;
+	/* private */
+	struct unit_task unit_task;
+	struct list link;
+	const struct scsi_cmd *cmd;
+	struct scsi_itl *itl;
+	uint64_t generation;
+	uint64_t lba, data_len;  /* data_len: bytes the command moves */
+	uint64_t started, ended; /* bytes of data whose segments were begun, and are through */
+	unsigned stage, segs_busy;
+	bool fua;
+	struct scsi_seg segs[2];
+	struct unit_op op;
+	struct loop_msg msg;
+};
+
+/* On the nexus's loop. `finish` may come before it returns. */
+void scsi_task_run(struct scsi_task *task);
+void scsi_moved(struct scsi_seg *seg, int err);
+
+/* ---- Sense that transports need
+ * ---------------------------------------------------------------------------------------------- */
+
+/* Rows of sense.c: every key/ASC/ASCQ we can answer stands there, once. */
+enum sense {
+#define SENSE_ROW(name, key, asc, ascq, text) SENSE_##name,
+#include "scsi/sense.def"
+#undef SENSE_ROW
+};
+
+/* CHECK CONDITION with this sense, unless the task has a status already. */
+void scsi_task_sense(struct scsi_task *task, enum sense sense);
+
+#endif

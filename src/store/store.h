@@ -1,0 +1,68 @@
+/*
+ * store: bytes only. A store is a flat array of bytes that can be read, written, flushed, and
+ * perhaps discarded. It knows no blocks, no SCSI and no clients. May use: base, loop. May be used
+ * by: bdev and what assembles disks (daemon).
+ *
+ * A store is opened from text, TYPE:REST or just a path:
+ *
+ *   disk.img  file:disk.img  /dev/sdb  ram:4G  null:1T  fault:OPT=VALUE,...:STORE
+ *
+ * Any loop submits to any store. What a back end cannot do is emulated once, in store.c.
+ */
+#ifndef SPINDLE_STORE_H
+#define SPINDLE_STORE_H
+
+#include "loop/loop.h"
+
+struct store;
+struct store_type;
+
+struct store_info {
+	uint64_t size; /* bytes */
+	bool read_only;
+	bool volatile_cache; /* a write is durable only after a flush, or with FUA */
+	bool rotational;
+	uint32_t logical_block, physical_block; /* bytes: the device's own; 512 where it has none */
+	uint32_t optimal_io;                    /* bytes; 0: unknown */
+	uint32_t discard_granularity, discard_alignment; /* bytes; granularity 0: cannot discard */
+	bool discard_zeroes; /* what is discarded surely reads as zeros */
+};
+
+struct store_config {
+	uint64_t size; /* file: makes a missing one of this size; 0: it must exist */
+	bool read_only;
+};
+
+/* Opens what `spec` says. Blocking: for start-up. Types are found in the NULL-terminated `types`.
+ */
+int store_open(struct store **out, struct loop_set *set, const struct store_type *const *types,
+	       const char *spec, const struct store_config *config, struct diag *d);
+/* No io is in flight. Blocking. */
+void store_close(struct store *s);
+/* Fixed while the store is open. */
+const struct store_info *store_info(const struct store *s);
+/* "file", "ram", ... */
+const char *store_type_name(const struct store *s);
+
+/* On io->loop. The range lies within the store (the caller's duty: bdev checks); all ops work, but
+ * DISCARD ends -EOPNOTSUPP where discard_granularity is 0, and what changes data ends -EROFS on a
+ * read-only store. Ends by io_end(). */
+void store_submit(struct store *s, struct io *io);
+
+/*
+ * Lends the range as iovecs into the store's own memory, to be sent without a copy: the number of
+ * iovecs used, or -EOPNOTSUPP. The bytes may change under a concurrent write, so never under a
+ * digest. They stay mapped until store_release(), which is called on the same loop.
+ */
+int store_lend(struct store *s, struct loop *loop, uint64_t off, uint64_t len, struct iovec *iov,
+	       unsigned max_iov);
+void store_release(struct store *s, struct loop *loop, uint64_t off, uint64_t len);
+
+/* See file_tag_get and file_fingerprint. -EOPNOTSUPP where a store keeps nothing. Blocking. */
+ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap);
+int store_tag_set(struct store *s, const char *name, const void *buf, size_t len);
+int store_fingerprint(struct store *s, char *buf, size_t cap);
+
+extern const struct store_type store_file, store_ram, store_null, store_fault;
+
+#endif

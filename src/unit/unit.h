@@ -1,0 +1,221 @@
+/*
+ * unit: one exportable thing, whatever reaches it: who may pass, what changed, who must be gone.
+ * May use: base, loop, store, bdev. May be used by: scsi, aoe, daemon.
+ *
+ * A unit is bound to no loop: any loop submits I/O to it and gets the completion on the same loop.
+ * What makes that safe is message passing. Each (unit, loop) has a channel of plain ints that only
+ * its loop touches, and one loop, the steward, runs the unit's control operations by posting to
+ * every channel and counting the acknowledgements:
+ *
+ *   PUBLISH  an immutable new view replaces the old one on every loop; attachments are told on
+ * their own loop before it acknowledges; done after the last acknowledgement. Nothing drains.
+ *   QUIESCE  every channel is closed and its I/O drained; then `act` runs; then a new view is
+ * published and the channels reopen. Past its deadline it reopens everything and ends -ETIMEDOUT.
+ *   ABORT    the matching tasks are cancelled where they wait; done when the last of them has
+ * ended.
+ *
+ * PUBLISH and QUIESCE (and the joining of a loop) run one after another, in the order they arrived
+ * at the steward. ABORT waits for its victims only, never behind those; a waiting PUBLISH or
+ * QUIESCE of a victim nexus ends -ECANCELED.
+ *
+ * Promises, tested in the simulator over a million message orders:
+ *   - once an ABORT is done, no I/O of its victims is in the store or ever gets there;
+ *   - once a PUBLISH is done, every I/O that enters on any loop is checked against its view, and
+ * every attachment has been told;
+ *   - an ABORT is done although I/O of others hangs, and not before its victims' I/O left the
+ * store;
+ *   - while QUIESCE acts, nothing is in the store; its deadline holds although I/O hangs.
+ */
+#ifndef SPINDLE_UNIT_H
+#define SPINDLE_UNIT_H
+
+#include "bdev/bdev.h"
+
+struct unit;
+struct channel;
+
+/* ---- What everybody sees
+ * ---------------------------------------------------------------------------- */
+
+enum unit_flags {
+	UNIT_WRITE_PROTECTED = 1,
+	UNIT_STOPPED = 2,     /* by START STOP UNIT */
+	UNIT_LOCKS_ARMED = 4, /* writes take range locks; set and cleared under a QUIESCE */
+};
+
+/* Immutable once published. A pointer to it is good until the callback that asked for it returns.
+ */
+struct unit_view {
+	uint64_t generation; /* 1, 2, ...: one more with each PUBLISH and QUIESCE */
+	uint64_t size;       /* bytes in force */
+	unsigned flags;
+	uint64_t holder; /* the only nexus whose I/O may pass; 0: everyone's */
+};
+
+/* What a PUBLISH tells the attachments. */
+enum unit_changes {
+	UNIT_CHANGED_SIZE = 1,
+};
+
+/* ---- Life
+ * --------------------------------------------------------------------------------------------- */
+
+#define UNIT_SERIAL_MAX 32
+
+/* Kept for life with the disk; never the same on a copy of it by accident (identity.c says how). */
+struct unit_identity {
+	uint8_t naa[8];                   /* NAA 3h, locally assigned (SPC-4 7.8.6.6.4) */
+	char serial[UNIT_SERIAL_MAX + 1]; /* for VPD page 80h, ASCII */
+};
+
+/* Reads the disk's identity, or gives it a new one when it has none or carries that of the disk or
+ * machine it was copied from (then `renewed` is true). A store that keeps nothing gets one made
+ * from its fingerprint and the machine's, and a store that has no fingerprint a random one.
+ * Blocking. */
+int unit_identity_load(struct store *store, struct unit_identity *out, bool *renewed,
+		       struct diag *d);
+
+/* Takes over the bdev, also when it fails. The steward is a loop of the set, chosen by
+ * `steward_index`. */
+int unit_create(struct unit **out, struct loop_set *set, struct bdev *bdev,
+		const struct unit_identity *identity, unsigned steward_index);
+/* Nothing is attached, no operation is running, the loops have stopped. */
+void unit_destroy(struct unit *u);
+struct bdev *unit_bdev(const struct unit *u);
+const struct unit_identity *unit_identity(const struct unit *u);
+
+/* ---- Attachments: one nexus at one unit.
+ * ------------------------------------------------------------------ */
+
+/* Embedded in its owner, on one loop. */
+struct unit_attach {
+	uint64_t nexus_id; /* unique in the process, never 0 */
+	struct loop *loop;
+	/* The channel is there (0), or -errno. Later, never on unit_attach's stack. */
+	void (*attached)(struct unit_attach *a, int err);
+	/* A PUBLISH changed something; `origin` is the nexus that asked for it, 0: none did. */
+	void (*changed)(struct unit_attach *a, unsigned changes, uint64_t origin);
+	struct channel *channel; /* set before `attached` */
+	/* private */
+	struct unit *unit;
+	struct list link;
+	struct loop_msg msg;
+};
+
+/* On a->loop. It joins the loop to the unit when it is the first there, behind control operations
+ * that run. */
+void unit_attach(struct unit *u, struct unit_attach *a);
+/* On a->loop, after `attached`; none of its tasks is left. It is forgotten at once. */
+void unit_detach(struct unit_attach *a);
+
+/* ---- Tasks and their I/O
+ * ------------------------------------------------------------------------------------- */
+
+/* What an ABORT can match. Embedded in a transport's or personality's task; on the channel's loop.
+ */
+struct unit_task {
+	uint64_t nexus_id;
+	/* ABORT calls this once, on the task's loop: stop waiting wherever it waits, and call
+	 * unit_task_end() now or when its I/O has come back. */
+	void (*cancel)(struct unit_task *t);
+	bool aborted;
+	/* private */
+	struct channel *channel;
+	struct list link;
+	uint64_t serial;
+};
+
+void unit_task_begin(struct channel *c, struct unit_task *t);
+/* None of its I/O is under way. */
+void unit_task_end(struct unit_task *t);
+
+const struct unit_view *channel_view(const struct channel *c);
+struct unit *channel_unit(const struct channel *c);
+
+/*
+ * One I/O of a task through the channel to the disk: parked while the channel is closed, checked
+ * against the view of that moment, under a range lock where those are armed, counted and timed. The
+ * owner fills io.op, flags, off, len, iov, niov; task; generation; done. io.result: what bdev says,
+ * or -ECANCELED  the task was aborted: it never reached the store -EACCES     the view has another
+ * holder           -EROFS   the view is write-protected -ERANGE     it does not fit the size in
+ * force     -ENOMEDIUM  the unit is stopped -ESTALE     `generation` is not 0 and not the view's:
+ * check again, submit again
+ */
+struct unit_io {
+	struct io io; /* io.done and io.loop are set here */
+	struct unit_task *task;
+	uint64_t generation;
+	void (*done)(struct unit_io *uio); /* never on the submitter's stack */
+	/* private */
+	struct list link;
+	struct range_lock lock;
+	uint64_t started_ns;
+	unsigned state;
+};
+
+void unit_submit(struct unit_io *uio);
+/* true: it had not reached the store and `done` will not be called. false: `done` comes. */
+bool unit_io_cancel(struct unit_io *uio);
+
+/* ---- Control operations
+ * ------------------------------------------------------------------------------------------ */
+
+/* Embedded in its owner and kept until `done`. Submitted on `loop`, where `done` runs as well,
+ * never on the submitter's stack. */
+struct unit_op {
+	struct unit *unit;
+	struct loop *loop;
+	uint64_t nexus_id; /* who asks; 0: nobody outside */
+	/* PUBLISH, QUIESCE: on the steward's loop, from a copy of the newest view to the next one.
+	 * < 0: the operation ends with it and nothing has changed. NULL (QUIESCE only): nothing
+	 * changes. */
+	int (*edit)(struct unit_op *op, struct unit_view *next);
+	unsigned changes; /* PUBLISH, QUIESCE: what the attachments are told; edit may set it */
+	/* QUIESCE: on the steward's loop while nothing is in the store; ends by unit_op_acted(). Or
+	 * NULL. */
+	void (*act)(struct unit_op *op);
+	uint64_t timeout_ns; /* QUIESCE: from submission until drained */
+	/* ABORT: is this task a victim? Pure: the same answer on every loop, at any time. */
+	bool (*matches)(const struct unit_op *op, const struct unit_task *t);
+	void (*done)(struct unit_op *op, int err);
+	/* private */
+	unsigned kind, state, waiting;
+	int err;
+	struct list link;
+	struct loop_msg msg;
+	struct loop_timer timer;
+	struct unit_part *parts; /* one a joined loop */
+	struct unit_view *next;
+};
+
+void unit_publish(struct unit_op *op);
+void unit_quiesce(struct unit_op *op);
+void unit_abort(struct unit_op *op);
+/* On the steward's loop. */
+void unit_op_acted(struct unit_op *op, int err);
+
+/* ---- Counters
+ * -------------------------------------------------------------------------------------------------------
+ */
+
+/* Latencies fall into buckets of doubling width with four steps each, from 1 us. */
+#define UNIT_LATENCY_BUCKETS 96
+
+struct unit_op_stats {
+	uint64_t ops, bytes, errors, total_ns;
+	uint64_t latency[UNIT_LATENCY_BUCKETS];
+};
+
+struct unit_stats {
+	struct unit_op_stats op[IO_NOPS];
+};
+
+/* The sum over all loops, on any thread. Single counters are exact, their mixture is not a
+ * snapshot. */
+void unit_stats_read(const struct unit *u, struct unit_stats *out);
+/* The upper bound of a bucket. */
+uint64_t unit_latency_bound_ns(unsigned bucket);
+/* p: 0..1. 0 when nothing was counted. */
+uint64_t unit_latency_percentile_ns(const struct unit_op_stats *s, double p);
+
+#endif
