@@ -17,8 +17,7 @@ enum opt_kind {
 	OPT_SIZE,     /* uint64_t field, bytes: 4096, 100G, 100GiB (binary), 100GB (decimal), within
 			 min..max */
 	OPT_DURATION, /* uint64_t field, milliseconds: 250ms, 5s, 2m, within min..max */
-	OPT_STRING,   /* const char * field, points into the caller's text; max: bytes (0: no limit)
-		       */
+	OPT_STRING,   /* const char * field, points into the caller's text; min..max: its bytes */
 	OPT_CHOICE,   /* unsigned field, the index in `choices` */
 	OPT_LIST,     /* struct opt_strings field: every use appends */
 };

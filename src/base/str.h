@@ -18,7 +18,8 @@ bool str_starts(const char *s, const char *prefix);
 /* Printable ASCII stays; quotes, backslashes and all other bytes become \xNN. For logs and
  * terminals. */
 bool str_escape(char *dst, size_t cap, const char *src, size_t src_len);
-/* "10 GiB", "512 B": binary units, at most two decimals, exact values stay exact. */
+/* "10 GiB", "1.5 GiB", "512 B": binary units, rounded down to two decimals. What was rounded shows
+ * both ("10.00 GiB"), what is exact no trailing zero. */
 const char *str_size(char *dst, size_t cap, uint64_t bytes);
 void str_hex(char *dst, const void *src, size_t src_len); /* dst: 2 * src_len + 1 */
 
