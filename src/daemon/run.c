@@ -1,1 +1,109 @@
-#include "iscsi/iscsi.h"
+/*
+ * `spindle run`: serves what the command line names, in the foreground, until a signal comes.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+
+void run_help(int fd)
+{
+	char text[4096];
+
+	dprintf(fd, "\nServes each STORE as an iSCSI disk, in a target of its own. A STORE is\n\n");
+	for (size_t i = 0; registry_stores[i] != NULL; i++)
+		dprintf(fd, "  %-8s %s\n", store_type_word(registry_stores[i]),
+			store_type_help(registry_stores[i]));
+	dprintf(fd,
+		"\nA path alone is a file or a device. Sizes: 512M, 10G, 10GiB, 10GB (decimal), "
+		"bytes.\n\nOptions:\n%s",
+		opt_help(run_opts, text, sizeof(text)));
+	dprintf(fd, "\nExit codes: 0 stopped cleanly, 1 failed, 2 usage, 3 not found, 4 in use, "
+		    "5 denied.\n");
+}
+
+/* A connection is a descriptor: the soft limit of 1024 is for programs that use select(2). */
+static void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max < 65536 ? limit.rlim_max : 65536;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/* Whoever asked for JSON waits for that line and can do nothing without it; a human can. */
+static int announce(const struct daemon *dm, const struct run_options *o, struct diag *d)
+{
+	int err = o->json ? announce_json(dm, STDOUT_FILENO) : announce_text(dm, STDOUT_FILENO);
+
+	if (err == 0)
+		return 0;
+	diag_set(d, err, "cannot write to stdout: %s", strerror(-err));
+	if (o->json)
+		return err;
+	diag_fix(d, "serving all the same; Ctrl-C stops");
+	report(d, err);
+	return 0;
+}
+
+static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
+{
+	int err;
+
+	err = stop_on_signals(dm);
+	if (err < 0)
+		return diag_set(d, err, "cannot catch signals: %s", strerror(-err));
+	err = announce(dm, o, d);
+	if (err < 0)
+		return err;
+	log_event(&dm->log, LOG_INFO, "serving", F_U64("disks", dm->ndisks),
+		  F_U64("threads", loop_set_count(dm->set)),
+		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));
+	if (!o->json && isatty(STDERR_FILENO))
+		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
+	err = loop_set_run(dm->set);
+	return err < 0 ? diag_set(d, err, "cannot start the threads: %s", strerror(-err)) : 0;
+}
+
+int run_command(int argc, char **argv)
+{
+	struct run_options o;
+	struct daemon dm = {.status = EXIT_OK};
+	struct diag d;
+	int err;
+
+	diag_init(&d);
+	err = run_options_parse(&o, argc, argv, &d);
+	if (err < 0) {
+		run_options_fini(&o);
+		report(&d, err);
+		return EXIT_USAGE;
+	}
+	if (o.help) {
+		run_options_fini(&o);
+		dprintf(STDOUT_FILENO, "usage: spindle run STORE... [OPTION...]\n");
+		run_help(STDOUT_FILENO);
+		return EXIT_OK;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	raise_descriptor_limit();
+	dm.log = (struct log){.fd = STDERR_FILENO, .level = o.verbose ? LOG_INFO : LOG_WARN};
+	err = daemon_assemble(&dm, &o, &d);
+	if (err == 0) {
+		err = serve(&dm, &o, &d);
+		stop_signals_default();
+		/* Memory that stuck I/O may still write to is not given back. */
+		if (dm.stuck)
+			_exit(dm.status);
+		daemon_fini(&dm);
+	}
+	run_options_fini(&o);
+	if (err < 0)
+		return (int)report(&d, err);
+	return (int)dm.status;
+}

@@ -43,6 +43,9 @@ void store_close(struct store *s);
 const struct store_info *store_info(const struct store *s);
 /* "file", "ram", ... */
 const char *store_type_name(const struct store *s);
+/* A type's own name, and one line on what REST means: for help texts. */
+const char *store_type_word(const struct store_type *type);
+const char *store_type_help(const struct store_type *type);
 
 /* On io->loop. The range lies within the store (the caller's duty: bdev checks); all ops work, but
  * DISCARD ends -EOPNOTSUPP where discard_granularity is 0, and what changes data ends -EROFS on a

@@ -1,0 +1,166 @@
+/*
+ * What is served and how to reach it, said once when all is ready: as a line of JSON for programs,
+ * as lines to paste for people.
+ */
+#include <errno.h>
+#include <ifaddrs.h>
+#include <jansson.h>
+#include <net/if.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+
+static void set_port(union net_addr *a, uint16_t port)
+{
+	if (a->sa.sa_family == AF_INET6)
+		a->in6.sin6_port = htons(port);
+	else
+		a->in4.sin_port = htons(port);
+}
+
+/* Another machine can use this address: not loopback, not link-local. */
+static bool reaches_far(const struct ifaddrs *i, sa_family_t family)
+{
+	if (i->ifa_addr == NULL || i->ifa_addr->sa_family != family || !(i->ifa_flags & IFF_UP) ||
+	    (i->ifa_flags & IFF_LOOPBACK))
+		return false;
+	return family != AF_INET6 ||
+	       !IN6_IS_ADDR_LINKLOCAL(
+		       &((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr);
+}
+
+/* Of a portal that listens everywhere, an address that a client can be told. */
+static void any_to_own(union net_addr *a)
+{
+	static const sa_family_t families[] = {AF_INET, AF_INET6};
+	/* [::] takes IPv4, too, and IPv4 is what most can paste. */
+	size_t nfamilies = a->sa.sa_family == AF_INET6 ? 2 : 1;
+	uint16_t port = net_addr_port(a);
+	struct ifaddrs *all = NULL;
+
+	getifaddrs(&all);
+	for (size_t f = 0; f < nfamilies; f++) {
+		for (const struct ifaddrs *i = all; i != NULL; i = i->ifa_next) {
+			if (!reaches_far(i, families[f]))
+				continue;
+			memcpy(a, i->ifa_addr,
+			       families[f] == AF_INET ? sizeof(a->in4) : sizeof(a->in6));
+			goto out;
+		}
+	}
+	*a = (union net_addr){
+		.in4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
+out:
+	set_port(a, port);
+	freeifaddrs(all);
+}
+
+static const char *portal_text(const struct daemon *dm, unsigned index, char buf[NET_ADDR_TEXT])
+{
+	return net_addr_text(iscsi_portal_addr(dm->iscsi, index), buf);
+}
+
+/* Where a client is sent: the first portal. */
+static const char *client_portal(const struct daemon *dm, char buf[NET_ADDR_TEXT])
+{
+	union net_addr addr = *iscsi_portal_addr(dm->iscsi, 0);
+
+	if (net_addr_is_any(&addr))
+		any_to_own(&addr);
+	return net_addr_text(&addr, buf);
+}
+
+static uint64_t disk_size(const struct disk *disk)
+{
+	const struct bdev_info *info = bdev_info(unit_bdev(disk->unit));
+
+	return info->nblocks * info->block_size;
+}
+
+static json_t *disk_json(const struct disk *disk, const char *portal)
+{
+	return json_pack("{s:s, s:s, s:i, s:I, s:o}", "name", disk->name, "iqn", disk->iqn, "lun",
+			 0, "size", (json_int_t)disk_size(disk), "url",
+			 json_sprintf("iscsi://%s/%s/0", portal, disk->iqn));
+}
+
+int announce_json(const struct daemon *dm, int fd)
+{
+	char portal[NET_ADDR_TEXT];
+	json_t *portals = json_array(), *disks = json_array(), *all;
+	char *line = NULL;
+	int err = -ENOMEM;
+
+	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)
+		json_array_append_new(portals, json_string(portal_text(dm, i, portal)));
+	client_portal(dm, portal);
+	for (size_t i = 0; i < dm->ndisks; i++)
+		json_array_append_new(disks, disk_json(&dm->disks[i], portal));
+	all = json_pack("{s:i, s:o, s:o}", "pid", (int)getpid(), "portals", portals, "disks",
+			disks);
+	if (all != NULL)
+		line = json_dumps(all, JSON_COMPACT);
+	if (line != NULL) {
+		size_t len = strlen(line);
+
+		/* The newline takes the place of the end: one write. */
+		line[len] = '\n';
+		err = write_all(fd, line, len + 1);
+	}
+	free(line);
+	json_decref(all);
+	return err;
+}
+
+static void disk_text(FILE *out, const struct daemon *dm, const struct disk *disk)
+{
+	const struct bdev_info *info = bdev_info(unit_bdev(disk->unit));
+	const struct unit_identity *identity = unit_identity(disk->unit);
+	char size[32], portal[NET_ADDR_TEXT], naa[2 * sizeof(identity->naa) + 1];
+	uint64_t bytes = disk_size(disk);
+
+	str_hex(naa, identity->naa, sizeof(identity->naa));
+	fprintf(out, "disk    %s    %s (%llu bytes), blocks of %u%s    %s\n", disk->name,
+		str_size(size, sizeof(size), bytes), (unsigned long long)bytes, info->block_size,
+		info->read_only ? ", read-only" : "", disk->spec);
+	fprintf(out, "        naa.%s (%s)\n", naa, disk->identity_renewed ? "new" : "as before");
+	fprintf(out, "export  iscsi   %s    lun 0   ", disk->iqn);
+	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)
+		fprintf(out, " %s", portal_text(dm, i, portal));
+	fprintf(out, "\n");
+}
+
+static void paste_text(FILE *out, const struct disk *disk, const char *portal)
+{
+	fprintf(out, "\nOn a Linux client, for %s:\n", disk->name);
+	fprintf(out, "  sudo iscsiadm -m discovery -t sendtargets -p %s\n", portal);
+	fprintf(out, "  sudo iscsiadm -m node -T %s -p %s --login\n", disk->iqn, portal);
+	fprintf(out, "In QEMU, either of:\n");
+	fprintf(out, "  -drive file=iscsi://%s/%s/0,format=raw,if=virtio\n", portal, disk->iqn);
+	fprintf(out,
+		"  -blockdev driver=iscsi,node-name=%s,transport=tcp,portal=%s,target=%s,lun=0\n",
+		disk->name, portal, disk->iqn);
+}
+
+int announce_text(const struct daemon *dm, int fd)
+{
+	char portal[NET_ADDR_TEXT], *text = NULL;
+	size_t len;
+	FILE *out = open_memstream(&text, &len);
+	int err = -ENOMEM;
+
+	if (out == NULL)
+		return err;
+	client_portal(dm, portal);
+	for (size_t i = 0; i < dm->ndisks; i++)
+		disk_text(out, dm, &dm->disks[i]);
+	for (size_t i = 0; i < dm->ndisks; i++)
+		paste_text(out, &dm->disks[i], portal);
+	if (fclose(out) == 0)
+		err = write_all(fd, text, len);
+	free(text);
+	return err;
+}

@@ -1,0 +1,172 @@
+/*
+ * From options to a daemon that listens: each disk is built from the bottom up, store first, and
+ * what was built comes down in the opposite order.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+
+static bool name_taken(const void *arg, const char *name)
+{
+	const struct daemon *dm = arg;
+
+	for (size_t i = 0; i < dm->ndisks; i++) {
+		if (strcmp(dm->disks[i].name, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int disk_names(struct daemon *dm, struct disk *disk, const struct run_options *o,
+		      struct diag *d)
+{
+	const struct name_set taken = {name_taken, dm};
+	char host[256];
+	int err;
+
+	if (o->name != NULL)
+		str_copy(disk->name, sizeof(disk->name), o->name);
+	else
+		name_from_spec(disk->name, disk->spec, &taken);
+	if (o->iqn != NULL) {
+		str_copy(disk->iqn, sizeof(disk->iqn), o->iqn);
+		return 0;
+	}
+	if (gethostname(host, sizeof(host)) < 0)
+		host[0] = '\0';
+	host[sizeof(host) - 1] = '\0';
+	err = iqn_from_host(disk->iqn, host, disk->name, d);
+	return err < 0 ? err : iscsi_name_check(disk->iqn, d);
+}
+
+static int disk_open_unit(struct disk *disk, const struct run_options *o, unsigned index,
+			  struct diag *d)
+{
+	struct store_config store_config = {.size = o->size, .read_only = o->read_only};
+	struct bdev_config bdev_config = {
+		.block_size = run_options_block_size(o),
+		.read_only = o->read_only,
+	};
+	struct loop_set *set = disk->daemon->set;
+	struct unit_identity identity;
+	struct store *store;
+	struct bdev *bdev;
+	int err;
+
+	err = store_open(&store, set, registry_stores, disk->spec, &store_config, d);
+	if (err < 0)
+		return err;
+	err = bdev_create(&bdev, store, &bdev_config, d);
+	if (err < 0)
+		return err;
+	err = unit_identity_load(store, &identity, &disk->identity_renewed, d);
+	if (err < 0) {
+		bdev_destroy(bdev);
+		return err;
+	}
+	err = unit_create(&disk->unit, set, bdev, &identity, index % loop_set_count(set));
+	return err < 0 ? diag_set(d, err, "cannot set up %s: %s", disk->spec, strerror(-err)) : 0;
+}
+
+static int disk_open(struct disk *disk, const struct run_options *o, unsigned index, struct diag *d)
+{
+	int err;
+
+	err = disk_open_unit(disk, o, index, d);
+	if (err < 0)
+		return err;
+	err = scsi_lu_create_disk(&disk->lu, disk->unit, &(struct scsi_lu_config){0});
+	if (err == 0)
+		err = scsi_target_create(&disk->target, disk->iqn);
+	if (err == 0)
+		err = scsi_target_add_lun(disk->target, 0, disk->lu);
+	if (err == 0)
+		err = iscsi_add_target(disk->daemon->iscsi, disk->target, disk->name, d);
+	return err < 0 ? diag_set(d, err, "cannot serve %s: %s", disk->spec, strerror(-err)) : 0;
+}
+
+static void disk_close(struct disk *disk)
+{
+	scsi_target_destroy(disk->target);
+	scsi_lu_destroy(disk->lu);
+	unit_destroy(disk->unit);
+}
+
+static int open_disks(struct daemon *dm, const struct run_options *o, struct diag *d)
+{
+	dm->disks = calloc(o->nspecs, sizeof(*dm->disks));
+	if (dm->disks == NULL)
+		return diag_set(d, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < o->nspecs; i++) {
+		struct disk *disk = &dm->disks[i];
+		int err;
+
+		disk->daemon = dm;
+		disk->spec = o->specs[i];
+		err = disk_names(dm, disk, o, d);
+		dm->ndisks++;
+		if (err == 0)
+			err = disk_open(disk, o, (unsigned)i, d);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static int open_portals(struct daemon *dm, const struct run_options *o, struct diag *d)
+{
+	const char *fallback = "127.0.0.1";
+	const char *const *addrs = o->listen.n > 0 ? o->listen.v : &fallback;
+	size_t n = o->listen.n > 0 ? o->listen.n : 1;
+
+	for (size_t i = 0; i < n; i++) {
+		union net_addr addr;
+		int err;
+
+		err = net_addr_parse(&addr, addrs[i], (uint16_t)o->port, d);
+		if (err == 0)
+			err = iscsi_listen(dm->iscsi, &addr, d);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag *d)
+{
+	struct loop_config loop_config = {.nloops = (unsigned)o->threads};
+	int err;
+
+	err = loop_set_create(&dm->set, &loop_config, d);
+	if (err < 0)
+		goto fail;
+	struct iscsi_config iscsi_config = {.set = dm->set, .log = &dm->log};
+	err = iscsi_create(&dm->iscsi, &iscsi_config);
+	if (err < 0) {
+		diag_set(d, err, "cannot set up iSCSI: %s", strerror(-err));
+		goto fail;
+	}
+	err = open_disks(dm, o, d);
+	if (err == 0)
+		err = open_portals(dm, o, d);
+	if (err == 0)
+		return 0;
+fail:
+	daemon_fini(dm);
+	return err;
+}
+
+void daemon_fini(struct daemon *dm)
+{
+	iscsi_destroy(dm->iscsi);
+	for (size_t i = dm->ndisks; i > 0; i--)
+		disk_close(&dm->disks[i - 1]);
+	free(dm->disks);
+	loop_set_destroy(dm->set);
+	dm->iscsi = NULL;
+	dm->disks = NULL;
+	dm->ndisks = 0;
+	dm->set = NULL;
+}

@@ -1,0 +1,137 @@
+/*
+ * The way from serving to nothing. All of it runs on loop 0:
+ *
+ *   SERVING --signal--> STOPPING --last nexus gone--> FLUSHING --all flushed--> STOPPED
+ *                          |                             ^
+ *                          '--- deadline: I/O is stuck --'   and then not longer than a deadline
+ *
+ * Stuck I/O still owns its memory, so nothing is taken apart then: what can be flushed is flushed,
+ * and the process ends with an error. A second signal ends it at once.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "daemon/daemon.h"
+
+/* Commands under way get GRACE_MS for their answers; then their connections close, and their I/O
+ * has the rest of STUCK_MS to come back. */
+#define GRACE_MS 5000
+#define STUCK_MS 15000
+#define MS       UINT64_C(1000000)
+
+static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+static void stopped(struct daemon *dm)
+{
+	dm->state = DAEMON_STOPPED;
+	loop_timer_stop(&dm->deadline);
+	loop_set_stop(dm->set);
+}
+
+static void flush_done(struct io *io)
+{
+	struct disk *disk = container_of(io, struct disk, flush);
+	struct daemon *dm = disk->daemon;
+
+	if (io->result < 0) {
+		struct diag d;
+
+		diag_init(&d);
+		diag_set(&d, io->result, "cannot flush %s: %s", disk->spec, strerror(-io->result));
+		diag_fix(&d, "what was written since the last flush may be lost: check the disk "
+			     "below and the file system on it");
+		report(&d, io->result);
+		dm->status = EXIT_FAILED;
+	}
+	if (--dm->flushes == 0)
+		stopped(dm);
+}
+
+static void flush_all(struct daemon *dm)
+{
+	dm->state = DAEMON_FLUSHING;
+	dm->flushes = 1;
+	for (size_t i = 0; i < dm->ndisks; i++) {
+		struct disk *disk = &dm->disks[i];
+		struct bdev *bdev = unit_bdev(disk->unit);
+
+		if (bdev_info(bdev)->read_only)
+			continue;
+		disk->flush = (struct io){
+			.op = IO_FLUSH,
+			.done = flush_done,
+			.loop = loop_set_at(dm->set, 0),
+		};
+		dm->flushes++;
+		bdev_submit(bdev, &disk->flush);
+	}
+	if (--dm->flushes == 0)
+		stopped(dm);
+}
+
+static void transports_stopped(void *arg)
+{
+	struct daemon *dm = arg;
+
+	if (dm->state != DAEMON_STOPPING)
+		return;
+	loop_timer_stop(&dm->deadline);
+	flush_all(dm);
+}
+
+static void deadline_passed(struct loop_timer *timer)
+{
+	struct daemon *dm = container_of(timer, struct daemon, deadline);
+
+	dm->status = EXIT_FAILED;
+	if (dm->state == DAEMON_FLUSHING) {
+		stopped(dm);
+		return;
+	}
+	dprintf(STDERR_FILENO,
+		"spindle: some I/O did not come back within %d s; what can be "
+		"flushed is flushed: check the disk below\n",
+		STUCK_MS / 1000);
+	dm->stuck = true;
+	loop_timer_start(&dm->deadline, STUCK_MS * MS);
+	flush_all(dm);
+}
+
+static void signal_caught(void *arg, int signo)
+{
+	struct daemon *dm = arg;
+
+	if (dm->state != DAEMON_SERVING) {
+		dprintf(STDERR_FILENO, "spindle: stopped at once by a second signal; what was not "
+				       "flushed may be lost\n");
+		_exit(EXIT_FAILED);
+	}
+	log_event(&dm->log, LOG_INFO, "stopping", F_STR("signal", sigabbrev_np(signo)));
+	dm->state = DAEMON_STOPPING;
+	loop_timer_init(&dm->deadline, loop_set_at(dm->set, 0), deadline_passed);
+	loop_timer_start(&dm->deadline, STUCK_MS * MS);
+	iscsi_stop(dm->iscsi, GRACE_MS, transports_stopped, dm);
+}
+
+int stop_on_signals(struct daemon *dm)
+{
+	for (size_t i = 0; i < ARRAY_LEN(stop_signals); i++) {
+		int err = loop_signal(dm->set, stop_signals[i], signal_caught, dm);
+
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+void stop_signals_default(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_LEN(stop_signals); i++)
+		sigaddset(&set, stop_signals[i]);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
