@@ -1,0 +1,598 @@
+/*
+ * spindle-load: an iSCSI load client. Keeps a number of commands in flight on a number of sessions,
+ * one thread, and reports rates, latencies and what the server's process spent; or writes and
+ * verifies, each session in a region of its own.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench/session.h"
+#include "bench/verify.h"
+
+enum workload { READ, WRITE, RANDREAD, RANDWRITE, RANDRW, VERIFY, FLUSHED_WRITE };
+
+static const char *const workloads[] = {"read",   "write",  "randread",      "randwrite",
+					"randrw", "verify", "flushed-write", NULL};
+
+struct options {
+	const char *portal, *target, *initiator;
+	unsigned workload;
+	uint64_t lun, sessions, queue_depth, block_size, io_size, region, seconds_ms, warmup_ms,
+		ops;
+	uint64_t pid, seed, isid;
+	bool header_digest, data_digest, echo, json;
+};
+
+#define FIELD(f) offsetof(struct options, f)
+
+static const struct opt option_table[] = {
+	{.name = "portal",
+	 .kind = OPT_STRING,
+	 .offset = FIELD(portal),
+	 .arg = "ADDR:PORT",
+	 .def = "127.0.0.1:3260",
+	 .help = "where the target listens (IPv4)"},
+	{.name = "target",
+	 .kind = OPT_STRING,
+	 .offset = FIELD(target),
+	 .arg = "IQN",
+	 .def = "",
+	 .help = "the target's iSCSI name"},
+	{.name = "initiator",
+	 .kind = OPT_STRING,
+	 .offset = FIELD(initiator),
+	 .arg = "IQN",
+	 .def = "iqn.2026-11.bench:load",
+	 .help = "our own iSCSI name"},
+	{.name = "lun", .kind = OPT_UINT, .offset = FIELD(lun), .max = 255, .help = "logical unit"},
+	{.name = "workload",
+	 .kind = OPT_CHOICE,
+	 .offset = FIELD(workload),
+	 .choices = workloads,
+	 .def = "randread",
+	 .help = "what to do"},
+	{.name = "sessions",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(sessions),
+	 .min = 1,
+	 .max = 4096,
+	 .def = "1",
+	 .help = "sessions, each with its own region"},
+	{.name = "qd",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(queue_depth),
+	 .min = 1,
+	 .max = 1024,
+	 .def = "32",
+	 .help = "commands in flight a session"},
+	{.name = "block-size",
+	 .kind = OPT_SIZE,
+	 .offset = FIELD(block_size),
+	 .min = 512,
+	 .max = 4096,
+	 .def = "512",
+	 .help = "the disk's block size"},
+	{.name = "io-size",
+	 .kind = OPT_SIZE,
+	 .offset = FIELD(io_size),
+	 .min = 512,
+	 .max = 4 * 1024 * 1024,
+	 .def = "4096",
+	 .help = "bytes a command"},
+	{.name = "region",
+	 .kind = OPT_SIZE,
+	 .offset = FIELD(region),
+	 .min = 4096,
+	 .def = "1G",
+	 .help = "bytes of the disk that are used"},
+	{.name = "time",
+	 .kind = OPT_DURATION,
+	 .offset = FIELD(seconds_ms),
+	 .def = "5s",
+	 .help = "how long to measure"},
+	{.name = "warmup",
+	 .kind = OPT_DURATION,
+	 .offset = FIELD(warmup_ms),
+	 .def = "500ms",
+	 .help = "run uncounted before that"},
+	{.name = "ops",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(ops),
+	 .help = "stop after so many commands (0: by time)"},
+	{.name = "pid",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(pid),
+	 .help = "the server's process: report its CPU time"},
+	{.name = "seed",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(seed),
+	 .def = "1",
+	 .help = "of the random offsets"},
+	{.name = "isid",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(isid),
+	 .max = 60000,
+	 .help = "first ISID: differs between clients of one name"},
+	{.name = "header-digest",
+	 .kind = OPT_FLAG,
+	 .offset = FIELD(header_digest),
+	 .help = "insist on CRC32C header digests"},
+	{.name = "data-digest",
+	 .kind = OPT_FLAG,
+	 .offset = FIELD(data_digest),
+	 .help = "insist on CRC32C data digests"},
+	{.name = "echo",
+	 .kind = OPT_FLAG,
+	 .offset = FIELD(echo),
+	 .help = "the server is spindle-echo"},
+	{.name = "json",
+	 .kind = OPT_FLAG,
+	 .offset = FIELD(json),
+	 .help = "report one line of JSON"},
+	{0},
+};
+
+/* Latencies: 64 powers of two of nanoseconds, 16 steps each. */
+#define STEPS    16
+#define NBUCKETS (64 * STEPS)
+
+struct client {
+	struct session *session;
+	struct load *load;
+	struct verify *verify;
+	uint64_t first_block, nblocks, next_block, random;
+	unsigned in_flight;
+	struct queue free_slots;
+	struct slot_state {
+		struct qnode link;
+		uint8_t *data;
+		bool flush_next;
+	} * slots;
+	bool want_out;
+};
+
+struct load {
+	struct options o;
+	struct client *clients;
+	int epoll;
+	uint8_t *payload;
+	uint64_t now_ns, started, done, errors, bytes;
+	uint64_t latency[NBUCKETS], latency_max;
+	bool counting, stopping;
+};
+
+static uint64_t clock_ns(clockid_t id)
+{
+	struct timespec t;
+
+	clock_gettime(id, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static unsigned bucket_of(uint64_t ns)
+{
+	unsigned log;
+
+	if (ns < STEPS)
+		return (unsigned)ns;
+	log = 63 - (unsigned)__builtin_clzll(ns);
+	return (log - 3) * STEPS + (unsigned)((ns >> (log - 4)) & (STEPS - 1));
+}
+
+static uint64_t bucket_bound(unsigned b)
+{
+	return b < 2 * STEPS ? b : (uint64_t)(STEPS + b % STEPS) << (b / STEPS - 1);
+}
+
+static uint64_t percentile_ns(const struct load *l, double p)
+{
+	uint64_t total = 0, seen = 0;
+
+	for (unsigned i = 0; i < NBUCKETS; i++)
+		total += l->latency[i];
+	for (unsigned i = 0; i < NBUCKETS; i++) {
+		seen += l->latency[i];
+		if (seen > 0 && (double)seen >= p * (double)total)
+			return bucket_bound(i);
+	}
+	return 0;
+}
+
+/* xorshift64 */
+static uint64_t random_next(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+/* ---- Commands -------------------------------------------------------------------------------- */
+
+static bool sequential(const struct options *o)
+{
+	return o->workload == READ || o->workload == WRITE;
+}
+
+static void choose(struct client *c, struct command *cmd)
+{
+	const struct options *o = &c->load->o;
+	uint64_t per_io = o->io_size / o->block_size, places = c->nblocks / per_io;
+
+	cmd->nblocks = (uint32_t)per_io;
+	cmd->write = o->workload == WRITE || o->workload == RANDWRITE ||
+		     o->workload == FLUSHED_WRITE ||
+		     (o->workload == RANDRW && random_next(&c->random) % 10 < 3);
+	if (sequential(o)) {
+		cmd->lba = c->first_block + c->next_block;
+		c->next_block = (c->next_block + per_io) % (places * per_io);
+	} else {
+		cmd->lba = c->first_block + random_next(&c->random) % places * per_io;
+	}
+	cmd->data = c->load->payload;
+}
+
+static void start_one(struct client *c)
+{
+	struct load *l = c->load;
+	struct qnode *n = c->free_slots.head;
+	struct slot_state *st = container_of(n, struct slot_state, link);
+	struct command cmd = {.started_ns = l->now_ns};
+	unsigned slot = (unsigned)(st - c->slots);
+
+	if (st->flush_next)
+		cmd.flush = true;
+	else if (c->verify == NULL)
+		choose(c, &cmd);
+	else if (!verify_choose(c->verify, slot, &cmd))
+		return;
+	st->flush_next = !st->flush_next && l->o.workload == FLUSHED_WRITE;
+	queue_pop(&c->free_slots);
+	c->in_flight++;
+	l->started++;
+	session_start(c->session, slot, &cmd);
+}
+
+static bool may_start(const struct client *c)
+{
+	const struct load *l = c->load;
+
+	return !l->stopping && !queue_empty(&c->free_slots) && session_may_start(c->session) &&
+	       (l->o.ops == 0 || l->started < l->o.ops);
+}
+
+static void command_ended(void *arg, unsigned slot, const struct command *cmd, uint8_t status)
+{
+	struct client *c = arg;
+	struct load *l = c->load;
+	uint64_t ns = l->now_ns - cmd->started_ns;
+
+	c->in_flight--;
+	queue_push(&c->free_slots, &c->slots[slot].link);
+	if (status != 0) {
+		if (l->errors++ == 0)
+			fprintf(stderr, "lba %llu: status 0x%02x\n", (unsigned long long)cmd->lba,
+				status);
+	} else if (c->verify != NULL) {
+		verify_ended(c->verify, slot, cmd);
+	}
+	l->done++;
+	if (!l->counting)
+		return;
+	l->bytes += (uint64_t)cmd->nblocks * l->o.block_size;
+	l->latency[bucket_of(ns)]++;
+	l->latency_max = max_u64(l->latency_max, ns);
+}
+
+static void data_arrived(void *arg, unsigned slot, const struct command *cmd, uint32_t off,
+			 const uint8_t *data, uint32_t len)
+{
+	struct client *c = arg;
+
+	verify_arrived(c->verify, slot, cmd, off, data, len);
+}
+
+static int client_turn(struct client *c)
+{
+	struct load *l = c->load;
+	int err;
+
+	while (may_start(c)) {
+		uint64_t before = l->started;
+
+		start_one(c);
+		if (l->started == before)
+			break;
+	}
+	err = session_send(c->session);
+	if (err >= 0 && (err > 0) != c->want_out) {
+		struct epoll_event ev = {.events = EPOLLIN | (err > 0 ? EPOLLOUT : 0),
+					 .data.ptr = c};
+
+		c->want_out = err > 0;
+		epoll_ctl(l->epoll, EPOLL_CTL_MOD, session_fd(c->session), &ev);
+	}
+	return err < 0 ? err : 0;
+}
+
+/* ---- The run --------------------------------------------------------------------------------- */
+
+static unsigned in_flight(const struct load *l)
+{
+	unsigned n = 0;
+
+	for (uint64_t i = 0; i < l->o.sessions; i++)
+		n += l->clients[i].in_flight;
+	return n;
+}
+
+static int wait_turn(struct load *l)
+{
+	struct epoll_event ev[64];
+	int n = epoll_wait(l->epoll, ev, 64, 10000);
+
+	l->now_ns = clock_ns(CLOCK_MONOTONIC);
+	if (n == 0) {
+		fprintf(stderr, "spindle-load: no answer for 10 s, %u commands in flight\n",
+			in_flight(l));
+		return -ETIMEDOUT;
+	}
+	for (int i = 0; i < n; i++) {
+		struct client *c = ev[i].data.ptr;
+		int err = session_receive(c->session);
+
+		if (err == 0)
+			err = client_turn(c);
+		if (err < 0) {
+			fprintf(stderr, "spindle-load: session %ld: %s (%s)\n",
+				(long)(c - l->clients), session_fault(c->session), strerror(-err));
+			return err;
+		}
+	}
+	return 0;
+}
+
+/* Runs until `until_ns`, or until all commands of --ops have ended. */
+static int run_until(struct load *l, uint64_t until_ns)
+{
+	int err = 0;
+
+	while (err == 0 && l->now_ns < until_ns && (l->o.ops == 0 || l->done < l->o.ops))
+		err = wait_turn(l);
+	return err;
+}
+
+static int drain(struct load *l)
+{
+	int err = 0;
+
+	l->stopping = true;
+	while (err == 0 && in_flight(l) > 0)
+		err = wait_turn(l);
+	return err;
+}
+
+/* CPU nanoseconds of a process, all its threads: exact, where utime and stime count ticks. */
+static uint64_t process_cpu_ns(uint64_t pid)
+{
+	clockid_t id;
+	struct timespec t;
+
+	if (pid == 0 || clock_getcpuclockid((pid_t)pid, &id) != 0 || clock_gettime(id, &t) != 0)
+		return 0;
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+struct figures {
+	double seconds, server_cpu, client_cpu;
+	uint64_t ops;
+};
+
+static void report(const struct load *l, const struct figures *f)
+{
+	double iops = (double)f->ops / f->seconds;
+	double mbs = (double)l->bytes / f->seconds / 1e6;
+	double us = f->ops > 0 ? f->server_cpu * 1e6 / (double)f->ops : 0;
+
+	if (l->o.json)
+		printf("{\"iops\":%.0f,\"mb_s\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%."
+		       "1f,"
+		       "\"max_us\":%.1f,\"server_cpu_us_per_op\":%.3f,\"server_cpu_s\":%.3f,"
+		       "\"client_cpu_s\":%.3f,\"ops\":%llu,\"errors\":%llu,\"seconds\":%.3f}\n",
+		       iops, mbs, (double)percentile_ns(l, 0.5) / 1e3,
+		       (double)percentile_ns(l, 0.99) / 1e3, (double)percentile_ns(l, 0.999) / 1e3,
+		       (double)l->latency_max / 1e3, us, f->server_cpu, f->client_cpu,
+		       (unsigned long long)f->ops, (unsigned long long)l->errors, f->seconds);
+	else
+		printf("%.0f IOPS  %.1f MB/s  p50 %.1f us  p99 %.1f us  p99.9 %.1f us  max %.1f us "
+		       " "
+		       "server CPU %.3f us/op  errors %llu\n",
+		       iops, mbs, (double)percentile_ns(l, 0.5) / 1e3,
+		       (double)percentile_ns(l, 0.99) / 1e3, (double)percentile_ns(l, 0.999) / 1e3,
+		       (double)l->latency_max / 1e3, us, (unsigned long long)l->errors);
+}
+
+static int measure(struct load *l)
+{
+	struct figures f;
+	uint64_t t0, server0, client0, done0;
+	int err = 0;
+
+	l->now_ns = clock_ns(CLOCK_MONOTONIC);
+	for (uint64_t i = 0; err == 0 && i < l->o.sessions; i++)
+		err = client_turn(&l->clients[i]);
+	if (err == 0 && l->o.ops == 0)
+		err = run_until(l, l->now_ns + l->o.warmup_ms * 1000000);
+	if (err < 0)
+		return err;
+	t0 = clock_ns(CLOCK_MONOTONIC);
+	server0 = process_cpu_ns(l->o.pid);
+	client0 = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	done0 = l->done;
+	l->counting = true;
+	err = run_until(l, l->o.ops > 0 ? UINT64_MAX : t0 + l->o.seconds_ms * 1000000);
+	l->counting = false;
+	if (err < 0)
+		return err;
+	f = (struct figures){
+		.seconds = (double)(clock_ns(CLOCK_MONOTONIC) - t0) / 1e9,
+		.server_cpu = (double)(process_cpu_ns(l->o.pid) - server0) / 1e9,
+		.client_cpu = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - client0) / 1e9,
+		.ops = l->done - done0,
+	};
+	err = drain(l);
+	if (err == 0)
+		report(l, &f);
+	return err;
+}
+
+static int verify_all(struct load *l)
+{
+	uint64_t wrong = 0, checked = 0;
+
+	for (uint64_t i = 0; i < l->o.sessions; i++) {
+		wrong += verify_wrong(l->clients[i].verify);
+		checked += verify_checked(l->clients[i].verify);
+	}
+	fprintf(stderr, "verified %llu blocks, %llu wrong\n", (unsigned long long)checked,
+		(unsigned long long)wrong);
+	return wrong > 0 || checked == 0 ? -EILSEQ : 0;
+}
+
+/* ---- Setup ----------------------------------------------------------------------------------- */
+
+static int parse_portal(const char *text, struct sockaddr_in *out)
+{
+	char host[64];
+	const char *colon = strrchr(text, ':');
+	uint64_t port;
+
+	if (colon == NULL || (size_t)(colon - text) >= sizeof(host) ||
+	    parse_u64(colon + 1, &port) != 0 || port > UINT16_MAX)
+		return -EINVAL;
+	memcpy(host, text, (size_t)(colon - text));
+	host[colon - text] = '\0';
+	*out = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+	return inet_pton(AF_INET, host, &out->sin_addr) == 1 ? 0 : -EINVAL;
+}
+
+static int open_client(struct load *l, uint64_t i, const struct sockaddr_in *addr, struct diag *d)
+{
+	struct options *o = &l->o;
+	struct client *c = &l->clients[i];
+	bool verifying = o->workload == VERIFY;
+	uint64_t total = o->region / o->block_size;
+	struct session_config config = {
+		.addr = (const struct sockaddr *)addr,
+		.addr_len = sizeof(*addr),
+		.target = o->target,
+		.initiator = o->initiator,
+		.lun = (uint8_t)o->lun,
+		.isid_qualifier = (uint16_t)(o->isid + i),
+		.queue_depth = (unsigned)o->queue_depth,
+		.block_size = (uint32_t)o->block_size,
+		.header_digest = o->header_digest,
+		.data_digest = o->data_digest,
+		.want_data = verifying,
+		.echo = o->echo,
+		.arrived = data_arrived,
+		.ended = command_ended,
+		.arg = c,
+	};
+	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
+	int err;
+
+	c->load = l;
+	c->random = (o->seed + i + 1) * 0x9e3779b97f4a7c15u;
+	c->nblocks = total / o->sessions;
+	c->first_block = c->nblocks * i;
+	queue_init(&c->free_slots);
+	c->slots = calloc(o->queue_depth, sizeof(*c->slots));
+	if (c->slots == NULL)
+		return -ENOMEM;
+	for (uint64_t s = 0; s < o->queue_depth; s++)
+		queue_push(&c->free_slots, &c->slots[s].link);
+	if (c->nblocks * o->block_size < o->io_size)
+		return diag_set(d, -EINVAL, "--region is too small for one command a session");
+	if (verifying) {
+		err = verify_create(&c->verify, c->first_block, c->nblocks, (uint32_t)o->block_size,
+				    (uint32_t)o->io_size, (unsigned)o->queue_depth, c->random);
+		if (err < 0)
+			return err;
+	}
+	err = session_open(&c->session, &config, d);
+	if (err < 0)
+		return err;
+	return epoll_ctl(l->epoll, EPOLL_CTL_ADD, session_fd(c->session), &ev) < 0 ? -errno : 0;
+}
+
+static int setup(struct load *l, struct diag *d)
+{
+	struct sockaddr_in addr;
+	int err = parse_portal(l->o.portal, &addr);
+
+	if (err < 0)
+		return diag_set(d, err, "--portal %s is not ADDR:PORT", l->o.portal);
+	l->epoll = epoll_create1(EPOLL_CLOEXEC);
+	l->clients = calloc(l->o.sessions, sizeof(*l->clients));
+	l->payload = malloc(l->o.io_size);
+	if (l->epoll < 0 || l->clients == NULL || l->payload == NULL)
+		return diag_set(d, -ENOMEM, "out of memory");
+	memset(l->payload, 0x5a, l->o.io_size);
+	for (uint64_t i = 0; i < l->o.sessions; i++) {
+		err = open_client(l, i, &addr, d);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}
+
+static void teardown(struct load *l)
+{
+	for (uint64_t i = 0; l->clients != NULL && i < l->o.sessions; i++) {
+		session_close(l->clients[i].session);
+		verify_destroy(l->clients[i].verify);
+		free(l->clients[i].slots);
+	}
+	free(l->clients);
+	free(l->payload);
+	close(l->epoll);
+}
+
+int main(int argc, char **argv)
+{
+	struct load load = {.epoll = -1};
+	struct diag d;
+	char text[8192];
+	int err;
+
+	diag_init(&d);
+	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+		fputs(opt_help(option_table, text, sizeof(text)), stdout);
+		return 0;
+	}
+	err = opt_defaults(option_table, &load.o, &d);
+	if (err == 0)
+		err = opt_parse_argv(option_table, &load.o, &argc, argv, &d);
+	if (err < 0 || argc > 1) {
+		fprintf(stderr, "spindle-load: %s\n",
+			err < 0 ? diag_text(&d, text, sizeof(text)) : "unexpected argument");
+		return 2;
+	}
+	err = setup(&load, &d);
+	if (err < 0)
+		fprintf(stderr, "spindle-load: %s\n", diag_text(&d, text, sizeof(text)));
+	if (err == 0)
+		err = measure(&load);
+	if (err == 0 && load.o.workload == VERIFY)
+		err = verify_all(&load);
+	teardown(&load);
+	return err < 0 || load.errors > 0 ? 1 : 0;
+}
