@@ -1,0 +1,49 @@
+"""The manual page and the option table say the same."""
+
+import os
+import re
+import subprocess
+
+from common import SOURCE, main, need_tool, run
+
+PAGE = os.path.join(SOURCE, "man", "spindle.1")
+
+
+def options_of_the_program():
+    """{"size": "SIZE", "ro": "", ...}"""
+    found = re.findall(r"^  --([a-z-]+)(?: (\S+))?  ", run("help", "run").stdout, re.MULTILINE)
+    return dict(found)
+
+
+def options_of_the_page():
+    with open(PAGE, encoding="ascii") as f:
+        text = f.read()
+    found = re.findall(r"^\.It (?:Fl \w , )?Fl -([a-z-]+)(?: Ar (\S+))?$", text, re.MULTILINE)
+    return dict(found)
+
+
+def test_same_options():
+    program, page = options_of_the_program(), options_of_the_page()
+    assert len(program) > 5, program
+    assert program == page, f"program: {program}\npage: {page}"
+
+
+def test_same_order():
+    assert list(options_of_the_program()) == list(options_of_the_page())
+
+
+def test_stores_are_described():
+    with open(PAGE, encoding="ascii") as f:
+        text = f.read()
+    for store in re.findall(r"^  ([a-z]+) +\S", run("help", "run").stdout, re.MULTILINE):
+        assert f".It Cm {store} :" in text, f"{store} is not in the page"
+
+
+def test_lint():
+    need_tool("mandoc")
+    done = subprocess.run(["mandoc", "-Tlint", "-Wstyle", PAGE], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.stdout == "", done.stdout
+
+
+main(globals())
