@@ -35,8 +35,10 @@ const struct bdev_info *bdev_info(const struct bdev *b);
 struct store *bdev_store(struct bdev *b);
 
 /* On io->loop. Offsets in bytes. Checked here once more, whatever was checked above: whole blocks,
- * inside the disk, not writing where read-only: -EINVAL, -ERANGE, -EROFS. Ends by io->done. */
+ * iovecs that sum up to them, inside the disk, not writing where read-only: -EINVAL, -ERANGE,
+ * -EROFS. Nothing to move ends 0. Ends by io->done. */
 void bdev_submit(struct bdev *b, struct io *io);
+/* See store_lend. -EINVAL and -ERANGE as above. */
 int bdev_lend(struct bdev *b, struct loop *loop, uint64_t off, uint64_t len, struct iovec *iov,
 	      unsigned max_iov);
 void bdev_release(struct bdev *b, struct loop *loop, uint64_t off, uint64_t len);
@@ -44,11 +46,13 @@ void bdev_release(struct bdev *b, struct loop *loop, uint64_t off, uint64_t len)
 /* ---- Range locks
  * ------------------------------------------------------------------------------------ Make a
  * read-modify-write of some blocks atomic against every overlapping write, of any loop. The disk is
- * striped by LBA; a lock takes its stripes in ascending order, so that none waits in a circle.
- * Writers take them only while the unit's view says UNIT_LOCKS_ARMED. */
+ * striped by LBA (64 KiB each, 256 stripes over and over); a lock takes its stripes in ascending
+ * order, so that none waits in a circle, and who waits longest at a stripe gets it first. A lock
+ * over 16 MiB or more holds them all. Writers take them only while the unit's view says
+ * UNIT_LOCKS_ARMED. */
 
 struct range_lock {
-	uint64_t off, len; /* bytes; at most RANGE_LOCK_MAX */
+	uint64_t off, len; /* bytes, of any length */
 	bool exclusive;    /* an atomic operation; plain writes are shared among themselves */
 	struct loop *loop;
 	void (*granted)(struct range_lock *lock); /* on `loop`, unless range_lock returned true */
@@ -57,16 +61,14 @@ struct range_lock {
 	struct list link;
 	struct loop_msg msg;
 	uint32_t first_stripe, next_stripe, nstripes;
-	bool cancelled;
 };
-
-#define RANGE_LOCK_MAX (1024 * 1024u)
 
 /* true: held at once. false: `granted` comes later. */
 bool range_lock(struct bdev *b, struct range_lock *lock);
 /* Held, or granted. */
 void range_unlock(struct range_lock *lock);
-/* Stops waiting. true: it will not be granted. false: `granted` is already on its way. */
+/* Stops waiting, from `granted` not having been called yet. true: it will not be granted. false:
+ * `granted` is already on its way, and the lock is held. */
 bool range_lock_cancel(struct range_lock *lock);
 
 #endif
