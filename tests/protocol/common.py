@@ -1,0 +1,60 @@
+"""
+The runner of a protocol test: every function marked @case runs against one server; a script ends
+with 0 when all passed, 1 when one did not, 77 when it could not run.
+"""
+
+import os
+import sys
+import time
+import traceback
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
+
+from spindle import SKIP, Spindle, skip  # noqa: E402
+
+__all__ = ["Spindle", "case", "main", "skip", "SkipCase"]
+
+_cases = []
+
+
+class SkipCase(Exception):
+    """This case cannot run here."""
+
+
+def case(function):
+    _cases.append(function)
+    return function
+
+
+def run_case(function, server):
+    started = time.monotonic()
+    try:
+        function(server)
+        outcome = "ok"
+    except SkipCase as e:
+        outcome = f"skip ({e})"
+    except Exception:  # pylint: disable=broad-except
+        outcome = "FAIL"
+        print(traceback.format_exc(), flush=True)
+    print(f"{outcome:4} {function.__name__} {time.monotonic() - started:.2f}s", flush=True)
+    return outcome
+
+
+def main(*stores, args=(), listen=()):
+    """Runs the cases that sys.argv names, or all of them."""
+    wanted = sys.argv[1:]
+    chosen = [c for c in _cases if not wanted or c.__name__ in wanted]
+    outcomes = []
+    with Spindle(*(stores or ("ram:64M",)), args=args, listen=listen) as server:
+        for function in chosen:
+            outcomes.append(run_case(function, server))
+            if not server.running():
+                print("FAIL the server is gone\n" + server.stderr(), flush=True)
+                sys.exit(1)
+    failed = outcomes.count("FAIL")
+    print(f"{len(outcomes)} cases, {failed} failed")
+    if failed:
+        sys.exit(1)
+    if outcomes and all(o.startswith("skip") for o in outcomes):
+        sys.exit(SKIP)
