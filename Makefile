@@ -1,0 +1,49 @@
+# A thin front: meson and ninja build, scripts/ and tools/ do the rest.
+#
+#   make run [FILE=disk.img] [SIZE=10G] [LISTEN=127.0.0.1:3260]    serve a disk until Ctrl-C
+#   make check                                                     every check and every test
+#   make build | bench | soak | install [DESTDIR=] [PREFIX=] | clean
+
+FILE = ./spindle.img
+SIZE = 10G
+LISTEN = 127.0.0.1:3260
+PREFIX = /usr/local
+DESTDIR =
+ARGS =
+
+MAKEFLAGS += --no-print-directory
+
+build: build/build.ninja
+	@ninja --quiet -C build
+
+build/build.ninja:
+	@scripts/deps
+	@meson setup build --buildtype=release -Db_lto=true -Dtests=false >/dev/null
+
+# exec: the shell of the recipe becomes the server, so that Ctrl-C reaches it and its status is ours.
+run:
+	@scripts/deps
+	@$(MAKE) build
+	@exec build/spindle run "$(FILE)" --size "$(SIZE)" --listen "$(LISTEN)" $(ARGS)
+
+check:
+	@scripts/deps --check
+	@exec tests/run $(ARGS)
+
+soak:
+	@scripts/deps --check
+	@exec tests/run --soak $(ARGS)
+
+bench:
+	@scripts/deps --bench
+	@$(MAKE) build
+	@exec bench/run $(ARGS)
+
+install: build
+	@meson configure build -Dprefix="$(PREFIX)"
+	@DESTDIR="$(DESTDIR)" meson install -C build --quiet
+
+clean:
+	@rm -rf build build-asan build-tsan build-clang build-release
+
+.PHONY: build run check soak bench install clean
