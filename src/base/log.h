@@ -37,9 +37,12 @@ void log_write(const struct log *log, enum log_level level, const char *event,
 	       const struct log_field *fields);
 
 /* log_event(log, LOG_INFO, "session-up", F_STR("initiator", name), F_U64("tsih", tsih)); */
-#define log_event(log, level, event, ...) \
-	log_write(log, level, event,      \
-		  (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){.kind = LOG_END}})
+#define log_event(log, level, event, ...) log_write(log, level, event, LOG_FIELDS(__VA_ARGS__))
+
+/* Any number of fields, none included, as an array with its end: the first element is skipped, it
+ * only spares the empty list a special case. */
+#define LOG_FIELDS(...) \
+	(&(const struct log_field[]){{.kind = LOG_END}, ##__VA_ARGS__, {.kind = LOG_END}}[1])
 
 /* One line into `buf` without the newline; returns its length, always less than cap. For the tests
  * and log_write. */

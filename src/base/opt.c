@@ -112,7 +112,7 @@ struct shown {
 
 static struct shown show(const char *value)
 {
-	struct shown s;
+	struct shown s = {""};
 
 	str_escape(s.text, sizeof(s.text), value, strlen(value));
 	return s;

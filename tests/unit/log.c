@@ -15,9 +15,8 @@
 /* 2026-11-20T13:00:01.123Z */
 #define WHEN_MS UINT64_C(1795179601123)
 
-#define FORMAT(buf, ...)                                            \
-	log_format(buf, sizeof(buf), LOG_INFO, WHEN_MS, "an-event", \
-		   (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){.kind = LOG_END}})
+#define FORMAT(buf, ...) \
+	log_format(buf, sizeof(buf), LOG_INFO, WHEN_MS, "an-event", LOG_FIELDS(__VA_ARGS__))
 
 static void a_line(void **state)
 {
@@ -36,7 +35,7 @@ static void no_fields(void **state)
 
 	FORMAT(buf);
 	assert_string_equal(buf, "2026-11-20T13:00:01.123Z info an-event");
-	log_format(buf, sizeof(buf), LOG_ERROR, 0, "e", &(struct log_field){.kind = LOG_END});
+	log_format(buf, sizeof(buf), LOG_ERROR, 0, "e", LOG_FIELDS());
 	assert_string_equal(buf, "1970-01-01T00:00:00.000Z error e");
 }
 
@@ -62,9 +61,7 @@ static void cut_lines_are_marked(void **state)
 
 		memset(buf, '!', sizeof(buf));
 		len = log_format(buf, cap, LOG_INFO, WHEN_MS, "an-event",
-				 (const struct log_field[]){F_STR("name", "abc\ndef"),
-							    F_U64("n", 42),
-							    {.kind = LOG_END}});
+				 LOG_FIELDS(F_STR("name", "abc\ndef"), F_U64("n", 42)));
 		assert_true(len < cap);
 		assert_int_equal(strlen(buf), len);
 		assert_int_equal(buf[cap], '!');

@@ -220,12 +220,12 @@ static void lists_as_text(void **state)
 	opt_fini(table, &c);
 }
 
-#define ARGV(...)                                                               \
-	char *argv[] = {"spindle" __VA_OPT__(, ) __VA_ARGS__, NULL}, text[600]; \
-	int argc = ARRAY_LEN(argv) - 1;                                         \
-	struct diag d;                                                          \
-	struct config c;                                                        \
-	diag_init(&d);                                                          \
+#define ARGV(...)                                                   \
+	char *argv[] = {"spindle", ##__VA_ARGS__, NULL}, text[600]; \
+	int argc = ARRAY_LEN(argv) - 1;                             \
+	struct diag d;                                              \
+	struct config c;                                            \
+	diag_init(&d);                                              \
 	assert_int_equal(opt_defaults(table, &c, &d), 0)
 
 /* Arguments that are cut in place must lie in memory that can be written. */
@@ -283,12 +283,12 @@ static void command_line_does_not_eat_an_option(void **state)
 
 static void command_line_unknown(void **state)
 {
-	char arg[] = "--sise=1G";
+	char arg[] = "--width=1G";
 	ARGV(arg);
 
 	assert_int_equal(opt_parse_argv(table, &c, &argc, argv, &d), -EINVAL);
 	diag_text(&d, text, sizeof(text));
-	assert_true(str_starts(text, "there is no option \"sise\"; options are ro, threads"));
+	assert_true(str_starts(text, "there is no option \"width\"; options are ro, threads"));
 }
 
 static void no_arguments(void **state)
