@@ -10,7 +10,8 @@
  *   lane    of worker threads with work waiting
  *
  * A step picks a ready one at random and runs one callback of it. A loop that began to run what was
- * deferred takes no mail and no timer before its turn has ended, as the real one does.
+ * deferred takes no mail and no timer before its turn has ended, as the real one does, but for now
+ * and then, when that interrupts a turn that seems too long.
  */
 #include "loop/sim.h"
 
@@ -132,12 +133,18 @@ static void step_turn(struct source *s)
 	}
 }
 
+/* A turn ends before mail and timers are seen again, but a long one is interrupted. */
+static bool in_turn(struct loop *loop)
+{
+	return loop->turning && sim_random(loop->set, 16) != 0;
+}
+
 static void step_mail(struct source *s)
 {
 	struct mail *mail = container_of(s, struct mail, src);
 	struct qnode *n;
 
-	if (s->loop->turning) {
+	if (in_turn(s->loop)) {
 		step_turn(&s->loop->turn);
 		return;
 	}
@@ -225,7 +232,7 @@ static void step_timers(struct source *s)
 	struct loop *loop = s->loop;
 	struct loop_timer *t;
 
-	if (loop->turning) {
+	if (in_turn(loop)) {
 		step_turn(&loop->turn);
 		return;
 	}

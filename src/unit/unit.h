@@ -15,8 +15,9 @@
  * ended.
  *
  * PUBLISH and QUIESCE (and the joining of a loop) run one after another, in the order they arrived
- * at the steward. ABORT waits for its victims only, never behind those; a waiting PUBLISH or
- * QUIESCE of a victim nexus ends -ECANCELED.
+ * at the steward. ABORT waits for its victims only, never behind those. An operation can be a
+ * victim itself, by the task that it serves: a waiting PUBLISH or QUIESCE, a QUIESCE that drains
+ * and an ABORT end -ECANCELED then; what has gone further runs to its end.
  *
  * Promises, tested in the simulator over a million message orders:
  *   - once an ABORT is done, no I/O of its victims is in the store or ever gets there;
@@ -123,10 +124,12 @@ struct unit_task {
 	struct channel *channel;
 	struct list link;
 	uint64_t serial;
+	struct unit_op *op; /* that serves it */
+	unsigned busy;      /* I/O under way */
 };
 
 void unit_task_begin(struct channel *c, struct unit_task *t);
-/* None of its I/O is under way. */
+/* None of its I/O and no operation that serves it is under way. */
 void unit_task_end(struct unit_task *t);
 
 const struct unit_view *channel_view(const struct channel *c);
@@ -135,11 +138,15 @@ struct unit *channel_unit(const struct channel *c);
 /*
  * One I/O of a task through the channel to the disk: parked while the channel is closed, checked
  * against the view of that moment, under a range lock where those are armed, counted and timed. The
- * owner fills io.op, flags, off, len, iov, niov; task; generation; done. io.result: what bdev says,
- * or -ECANCELED  the task was aborted: it never reached the store -EACCES     the view has another
- * holder           -EROFS   the view is write-protected -ERANGE     it does not fit the size in
- * force     -ENOMEDIUM  the unit is stopped -ESTALE     `generation` is not 0 and not the view's:
- * check again, submit again
+ * owner fills io.op, flags, off, len, iov, niov; task; generation; done. io.result is what bdev
+ * says, or, when it never reached the store:
+ *
+ *   -ECANCELED  the task was aborted
+ *   -ESTALE     `generation` is not 0 and not the view's: check again, submit again
+ *   -EACCES     the view has another holder
+ *   -ENOMEDIUM  the unit is stopped
+ *   -EROFS      the view is write-protected
+ *   -ERANGE     it does not fit the size in force
  */
 struct unit_io {
 	struct io io; /* io.done and io.loop are set here */
@@ -151,6 +158,11 @@ struct unit_io {
 	struct range_lock lock;
 	uint64_t started_ns;
 	unsigned state;
+};
+
+/* In io.flags, beside those of enum io_flags. */
+enum unit_io_flags {
+	UNIT_IO_LOCKED = 0x100, /* the owner holds a range lock over it: take none */
 };
 
 void unit_submit(struct unit_io *uio);
@@ -166,6 +178,9 @@ struct unit_op {
 	struct unit *unit;
 	struct loop *loop;
 	uint64_t nexus_id; /* who asks; 0: nobody outside */
+	/* The task it serves, on `loop`, which ends after `done`: an ABORT of that task cancels it
+	 * (unit_op_cancel). One operation a task at a time. NULL: none. */
+	struct unit_task *task;
 	/* PUBLISH, QUIESCE: on the steward's loop, from a copy of the newest view to the next one.
 	 * < 0: the operation ends with it and nothing has changed. NULL (QUIESCE only): nothing
 	 * changes. */
@@ -174,23 +189,29 @@ struct unit_op {
 	/* QUIESCE: on the steward's loop while nothing is in the store; ends by unit_op_acted(). Or
 	 * NULL. */
 	void (*act)(struct unit_op *op);
-	uint64_t timeout_ns; /* QUIESCE: from submission until drained */
+	uint64_t timeout_ns; /* QUIESCE: from submission until drained; 0: for ever */
 	/* ABORT: is this task a victim? Pure: the same answer on every loop, at any time. */
 	bool (*matches)(const struct unit_op *op, const struct unit_task *t);
+	/* 0, what `edit` or unit_op_acted() said, -ETIMEDOUT, -ECANCELED or -ENOMEM. */
 	void (*done)(struct unit_op *op, int err);
 	/* private */
 	unsigned kind, state, waiting;
 	int err;
 	struct list link;
-	struct loop_msg msg;
+	struct loop_msg msg, cancel_msg;
 	struct loop_timer timer;
-	struct unit_part *parts; /* one a joined loop */
+	struct unit_part *parts; /* ABORT: one a loop */
 	struct unit_view *next;
+	uint64_t submitted_ns;
+	unsigned at_large; /* messages that have not come back to `loop` */
+	bool cancelling;
 };
 
 void unit_publish(struct unit_op *op);
 void unit_quiesce(struct unit_op *op);
 void unit_abort(struct unit_op *op);
+/* On op->loop, before `done`: ends it early when it still waits; `done` comes in any case. */
+void unit_op_cancel(struct unit_op *op);
 /* On the steward's loop. */
 void unit_op_acted(struct unit_op *op, int err);
 

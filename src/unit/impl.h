@@ -1,0 +1,108 @@
+/*
+ * What the files of unit (and their unit tests) share: the unit, its channels, and the messages
+ * between a channel and the steward.
+ *
+ * Of a channel, `loop` touches all but what is marked as the steward's. Each of its four messages
+ * is under way at most once, because the steward ends an operation only when every channel has
+ * answered OPEN, and by then nothing that was sent before is still under way: messages between two
+ * loops keep their order.
+ *
+ *   steward -- CLOSE --> channel     stop letting I/O through
+ *   channel -- DRAINED -> steward    nothing of mine is in the store (late ones are ignored)
+ *   steward -- OPEN ---> channel     take over the offered view, tell the attachments, let I/O pass
+ *   channel -- OPENED --> steward
+ *
+ * A PUBLISH is OPEN alone; a QUIESCE is CLOSE, act, OPEN; a loop that joins gets OPEN alone.
+ */
+#ifndef SPINDLE_UNIT_IMPL_H
+#define SPINDLE_UNIT_IMPL_H
+
+#include "unit/unit.h"
+
+enum channel_join { CHANNEL_ABSENT, CHANNEL_JOINING, CHANNEL_JOINED };
+
+struct channel {
+	/* Of every I/O. */
+	const struct unit_view *view;
+	struct bdev *bdev;
+	struct loop *loop;
+	uint32_t inflight; /* in the store */
+	bool gated;        /* closed, or others are parked that go first */
+	bool closed;
+	bool draining; /* closed, and DRAINED was not sent yet */
+	bool resuming; /* the message that lets parked I/O go is under way */
+	uint64_t last_serial;
+	struct list tasks;
+	/* Where I/O waits. */
+	struct list parked, locking;
+	struct list aborts; /* parts whose victims have not all ended */
+	struct loop_msg resume;
+	/* Attachments. */
+	struct unit *unit;
+	enum channel_join join;
+	struct list attached, joining;
+	struct unit_op join_op;
+	/* To and from the steward. */
+	struct loop_msg close, open, drained, opened;
+	/* The steward's. */
+	bool joined __attribute__((aligned(64)));
+	/* Written by `loop`, read by any thread. */
+	struct unit_stats stats __attribute__((aligned(64)));
+} __attribute__((aligned(64)));
+
+struct unit {
+	struct loop_set *set;
+	struct loop *steward;
+	struct bdev *bdev;
+	struct unit_identity identity;
+	unsigned nloops;
+	/* The steward's. */
+	struct unit_view *view; /* the newest that was published */
+	struct unit_op *current;
+	struct list waiting; /* operations that run one after another */
+	bool running;        /* the queue is being looked at */
+	/* What OPEN brings: fixed while any is under way. */
+	struct {
+		const struct unit_view *view;
+		unsigned changes;
+		uint64_t origin;
+	} offer;
+	struct channel channels[];
+};
+
+/* One loop's share of an ABORT. On the channel's loop from arrival until it is acknowledged. */
+struct unit_part {
+	struct unit_op *op;
+	struct channel *channel;
+	struct loop_msg msg, recall;
+	struct list link;
+	uint64_t serial;  /* tasks that came later are no victims */
+	uint64_t victims; /* tasks that must end first */
+};
+
+/* channel.c */
+void channel_init(struct channel *c, struct unit *u, struct loop *loop);
+/* CLOSE and OPEN have arrived. */
+void channel_close(struct channel *c);
+void channel_open(struct channel *c);
+/* Ends with -ECANCELED what waits here of aborted tasks. */
+void channel_sweep(struct channel *c);
+
+/* control.c */
+void channel_join(struct channel *c);
+void channel_drained(struct channel *c);
+/* An aborted task ends: those who wait for it go on. */
+void channel_victim_gone(struct channel *c, const struct unit_task *t);
+
+/* unit.c */
+void channel_joined(struct channel *c);
+void channel_tell(struct channel *c, unsigned changes, uint64_t origin);
+
+/* stats.c: on the channel's loop. */
+void stats_count(struct unit_stats *s, enum io_op op, uint64_t bytes, int err, uint64_t ns);
+
+/* identity.c: unit_identity_load() on the machine that this file names. */
+int identity_load(struct store *store, const char *machine_id_path, struct unit_identity *out,
+		  bool *renewed, struct diag *d);
+
+#endif
