@@ -66,6 +66,11 @@ ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap);
 int store_tag_set(struct store *s, const char *name, const void *buf, size_t len);
 int store_fingerprint(struct store *s, char *buf, size_t cap);
 
+/* For tests of a fault store: everything that a rule made hang goes on, as if the hang were over
+ * now; what comes later hangs as before. Any thread, and loops need not run yet. -EINVAL: not a
+ * fault store. */
+int store_fault_release(struct store *s);
+
 extern const struct store_type store_file, store_ram, store_null, store_fault;
 
 #endif
