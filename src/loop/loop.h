@@ -83,7 +83,8 @@ struct loop_msg {
  * Messages from one thread to one loop arrive in order. */
 void loop_post(struct loop *to, struct loop_msg *msg);
 /* On `self` only: later in this turn, in order. Completions come this way, so that none ever runs
- * on its submitter's stack. */
+ * on its submitter's stack. (A chain of messages that keep deferring the next is interrupted now
+ * and then, for the sockets and the other loops; it goes on in the next turn.) */
 void loop_defer(struct loop *self, struct loop_msg *msg);
 /* On `self` only: once nothing is deferred any more, before the loop sleeps. For what gathers a
  * batch. */
@@ -168,6 +169,11 @@ const union net_addr *listener_addr(const struct listener *l);
 
 enum stream_event { STREAM_IN = 1, STREAM_OUT = 2, STREAM_HUP = 4 };
 
+/* Private: what epoll points to. */
+struct loop_source {
+	void (*ready)(struct loop_source *src, uint32_t epoll_events);
+};
+
 /* A connected socket on one loop, embedded in its owner. Level-triggered: `ready` is called each
  * turn while a wanted event holds. STREAM_HUP (error or hang-up) is reported whatever is wanted. */
 struct stream {
@@ -176,6 +182,7 @@ struct stream {
 	struct loop *loop;
 	int fd; /* -1: closed */
 	unsigned wanted;
+	struct loop_source source;
 };
 
 /* Takes over `fd` (TCP_NODELAY and keepalive are set). `ready` is set before. Returns 0 or -errno,
@@ -225,7 +232,8 @@ enum io_op {
 #define IO_NOPS 6
 
 enum io_flags {
-	IO_FUA = 1,       /* WRITE, ZERO: durable before done */
+	IO_FUA = 1, /* WRITE, ZERO: durable before done. An error means what a failed FLUSH means:
+		       the kernel may have told us of an earlier write, and tells only once. */
 	IO_MAY_UNMAP = 2, /* ZERO */
 };
 
@@ -303,7 +311,8 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 /* No io is in flight. */
 void file_close(struct file *f);
 const struct file_info *file_info(const struct file *f);
-/* New size of a regular file, or what a block device has now. Blocking. */
+/* Sets the size of a regular file, durably; of a block device takes over what it has now, whatever
+ * `size` says. No I/O is in flight. Blocking. */
 int file_resize(struct file *f, uint64_t size);
 /*
  * All ops. Ends by io_end(). Small reads of cached data end inline; the rest goes to the ring or to

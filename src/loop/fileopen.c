@@ -1,0 +1,444 @@
+/*
+ * Opening a file or block device for a disk, what is known about it, and the values kept with it.
+ * All blocking; apart from the I/O, which happens on loops and workers.
+ */
+#include "loop/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#define TAG_PREFIX "user.spindle."
+
+/* ---- Why it cannot be opened ----------------------------------------------------------------- */
+
+static const struct {
+	int err;
+	const char *fix;
+} open_fixes[] = {
+	{ENOENT, "create it with --size 10G, or check the path"},
+	{EACCES, "run as a user who may write it, or serve it with --ro"},
+	{EPERM, "run as a user who may write it, or serve it with --ro"},
+	{EROFS, "serve it with --ro"},
+	{EBUSY, "unmount it or stop what uses it, or serve it with --ro"},
+	{ETXTBSY, "stop the program that runs from it, or serve it with --ro"},
+	{EMFILE, "raise the limit on open files (ulimit -n)"},
+	{ENXIO, "check that the device is there"},
+	{ENOMEDIUM, "insert a medium"},
+};
+
+static int open_failed(int err, const struct file_config *c, const char *verb, struct diag *d)
+{
+	diag_set(d, err, "cannot %s %s: %s", verb, c->path, strerror(-err));
+	for (size_t i = 0; i < ARRAY_LEN(open_fixes); i++)
+		if (open_fixes[i].err == -err)
+			diag_fix(d, "%s", open_fixes[i].fix);
+	return err;
+}
+
+static int check_kind(const struct file_config *c, mode_t mode, struct diag *d)
+{
+	static const struct {
+		mode_t kind;
+		const char *is;
+	} kinds[] = {
+		{S_IFDIR, "a directory"},
+		{S_IFIFO, "a FIFO"},
+		{S_IFCHR, "a character device"},
+		{S_IFSOCK, "a socket"},
+	};
+
+	if (S_ISREG(mode) || S_ISBLK(mode))
+		return 0;
+	for (size_t i = 0; i < ARRAY_LEN(kinds); i++)
+		if ((mode & S_IFMT) == kinds[i].kind)
+			diag_set(d, -EINVAL, "cannot serve %s: it is %s", c->path, kinds[i].is);
+	diag_set(d, -EINVAL, "cannot serve %s: it is no file", c->path);
+	diag_fix(d, S_ISDIR(mode) ? "name a file in it, with --size to create one"
+				  : "name a regular file or a block device");
+	return -EINVAL;
+}
+
+/* ---- Creating -------------------------------------------------------------------------------- */
+
+static int sync_directory_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	char dir[PATH_MAX] = ".";
+	int fd, err = 0;
+
+	if (slash != NULL)
+		str_format(dir, sizeof(dir), "%.*s", (int)(slash - path + 1), path);
+	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	/* Some file systems cannot sync a directory, and need not. */
+	if (fsync(fd) != 0 && errno != EINVAL)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+/* The fd, or -errno. The caller has seen that there is no such file; EEXIST: now there is. */
+static int create(const struct file_config *c, int open_flags, struct diag *d)
+{
+	int fd, err = 0;
+
+	if ((c->flags & FILE_READ_ONLY) != 0) {
+		diag_set(d, -ENOENT, "cannot create %s: it is to be read only", c->path);
+		diag_fix(d, "create it first, without --ro");
+		return -ENOENT;
+	}
+	fd = open(c->path, open_flags | O_CREAT | O_EXCL, 0666);
+	if (fd < 0) {
+		err = open_failed(-errno, c, "create", NULL);
+		diag_set(d, err, "cannot create %s: %s", c->path, strerror(-err));
+		diag_fix(d, err == -ENOENT ? "make its directory first"
+					   : "choose a directory that you may write to");
+		return err;
+	}
+	if (ftruncate(fd, (off_t)c->create_size) != 0 || fsync(fd) != 0)
+		err = -errno;
+	if (err == 0)
+		err = sync_directory_of(c->path);
+	if (err != 0) {
+		close(fd);
+		unlink(c->path);
+		diag_set(d, err, "cannot create %s: %s", c->path, strerror(-err));
+		if (err == -EFBIG || err == -EINVAL)
+			diag_fix(d, "choose a smaller --size: the file system ends before that");
+		return err;
+	}
+	return fd;
+}
+
+/* ---- Opening --------------------------------------------------------------------------------- */
+
+/* Non-blocking only until we know what it is. */
+static int open_flags_of(const struct file_config *c)
+{
+	return ((c->flags & FILE_READ_ONLY) != 0 ? O_RDONLY : O_RDWR) |
+	       ((c->flags & FILE_DIRECT) != 0 ? O_DIRECT : 0) | O_CLOEXEC | O_NOCTTY;
+}
+
+static int open_existing(const struct file_config *c, mode_t mode, struct diag *d)
+{
+	int flags = open_flags_of(c) | O_NONBLOCK;
+	struct stat st;
+	int fd, err;
+
+	err = check_kind(c, mode, d); /* before the open: it could rewind a tape */
+	if (err != 0)
+		return err;
+	if (S_ISBLK(mode) && (c->flags & FILE_READ_ONLY) == 0)
+		flags |= O_EXCL;
+	fd = open(c->path, flags);
+	if (fd < 0)
+		return open_failed(-errno, c, "open", d);
+	err = fstat(fd, &st) == 0 ? check_kind(c, st.st_mode, d) : -errno;
+	if (err == 0 && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0)
+		err = -errno;
+	if (err != 0) {
+		close(fd);
+		return open_failed(err, c, "open", d);
+	}
+	return fd;
+}
+
+static int open_or_create(const struct file_config *c, struct diag *d)
+{
+	struct stat st;
+
+	if (stat(c->path, &st) == 0)
+		return open_existing(c, st.st_mode, d);
+	if (errno == ENOENT && c->create_size != 0)
+		return create(c, open_flags_of(c), d);
+	return open_failed(-errno, c, "open", d);
+}
+
+/* The lock belongs to the open file: it ends with it, and holds within this process, too. A file
+ * system without such locks cannot tell us, and is served all the same. */
+static int lock(const struct file *f, const struct file_config *c, struct diag *d)
+{
+	bool read_only = (c->flags & FILE_READ_ONLY) != 0;
+	struct flock fl = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(f->fd, F_OFD_SETLK, &fl) == 0 || (errno != EAGAIN && errno != EACCES))
+		return 0;
+	diag_set(d, -EBUSY, "cannot open %s: it is in use by another Spindle or virtual machine",
+		 c->path);
+	diag_fix(d, read_only ? "stop what writes to it, or serve a copy"
+			      : "stop what uses it, serve a copy, or let all serve it with --ro");
+	return -EBUSY;
+}
+
+static int check_size(const struct file *f, const struct file_config *c, struct diag *d)
+{
+	char has[32], wanted[32];
+
+	if (c->create_size == 0 || c->create_size == f->info.size)
+		return 0;
+	diag_set(d, -EEXIST, "%s exists with %s, not the %s asked for", c->path,
+		 str_size(has, sizeof(has), f->info.size),
+		 str_size(wanted, sizeof(wanted), c->create_size));
+	diag_fix(d, "leave --size out to serve it as it is, or name another file");
+	return -EEXIST;
+}
+
+/* ---- Facts ----------------------------------------------------------------------------------- */
+
+/* The first line of /sys/dev/block/MAJ:MIN/NAME, or of its disk's when `dev` is a partition. */
+static bool sysfs_text(dev_t dev, const char *name, char *buf, size_t cap)
+{
+	static const char *const places[] = {"", "../"};
+	char path[PATH_MAX];
+	bool found = false;
+
+	for (size_t i = 0; i < ARRAY_LEN(places) && !found; i++) {
+		FILE *file;
+
+		str_format(path, sizeof(path), "/sys/dev/block/%u:%u/%s%s", major(dev), minor(dev),
+			   places[i], name);
+		file = fopen(path, "re");
+		if (file == NULL)
+			continue;
+		found = fgets(buf, (int)cap, file) != NULL;
+		fclose(file);
+	}
+	if (found)
+		buf[strcspn(buf, "\n")] = '\0';
+	return found && buf[0] != '\0';
+}
+
+static uint64_t sysfs_number(dev_t dev, const char *name)
+{
+	char text[32];
+	uint64_t v;
+
+	return sysfs_text(dev, name, text, sizeof(text)) && parse_u64(text, &v) == 0 ? v : 0;
+}
+
+static int device_size(const struct file *f, uint64_t *out)
+{
+	return ioctl(f->fd, BLKGETSIZE64, out) == 0 ? 0 : -errno;
+}
+
+static int device_facts(struct file *f, dev_t dev)
+{
+	struct file_info *info = &f->info;
+	int logical = 512;
+	unsigned physical = 512, optimal = 0;
+	int err = device_size(f, &info->size);
+
+	if (err != 0)
+		return err;
+	if (ioctl(f->fd, BLKSSZGET, &logical) != 0 || ioctl(f->fd, BLKPBSZGET, &physical) != 0)
+		return -errno;
+	if (ioctl(f->fd, BLKIOOPT, &optimal) != 0)
+		optimal = 0;
+	info->block_device = true;
+	info->logical_block = (uint32_t)logical;
+	info->physical_block = physical;
+	info->direct_align = (uint32_t)logical;
+	info->optimal_io = optimal;
+	info->rotational = sysfs_number(dev, "queue/rotational") != 0;
+	if (sysfs_number(dev, "queue/discard_max_bytes") != 0) {
+		info->discard_granularity =
+			clamp_u32(sysfs_number(dev, "queue/discard_granularity"));
+		info->discard_alignment = clamp_u32(sysfs_number(dev, "discard_alignment"));
+	}
+	return 0;
+}
+
+/* Beyond the end there is nothing to lose. */
+static bool can_punch(const struct file *f)
+{
+	off_t beyond = (off_t)align_up(f->info.size, MiB);
+
+	return fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, 4096) == 0;
+}
+
+static int regular_facts(struct file *f, const struct stat *st)
+{
+	struct file_info *info = &f->info;
+	uint64_t block = (uint64_t)st->st_blksize;
+	struct statfs fs;
+
+	if (fstatfs(f->fd, &fs) != 0)
+		return -errno;
+	info->size = (uint64_t)st->st_size;
+	info->in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
+	info->rotational = !info->in_memory && sysfs_number(st->st_dev, "queue/rotational") != 0;
+	info->logical_block = 512;
+	info->physical_block = is_power_of_2(block) && block <= 64 * KiB ? (uint32_t)block : 4096;
+	info->direct_align = 4096;
+	info->discard_zeroes = true;
+	if (!info->read_only && can_punch(f))
+		info->discard_granularity = info->physical_block;
+	return 0;
+}
+
+static int facts(struct file *f)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st) != 0)
+		return -errno;
+	f->info.read_only = (f->flags & FILE_READ_ONLY) != 0;
+	return S_ISBLK(st.st_mode) ? device_facts(f, st.st_rdev) : regular_facts(f, &st);
+}
+
+/* ---- Open and close -------------------------------------------------------------------------- */
+
+static int file_init(struct file *f, const struct file_config *c, struct diag *d)
+{
+	int err;
+
+	f->fd = open_or_create(c, d);
+	if (f->fd < 0)
+		return f->fd;
+	err = lock(f, c, d);
+	if (err != 0)
+		return err;
+	err = facts(f);
+	if (err == 0)
+		err = check_size(f, c, d);
+	if (err == 0)
+		err = file_loops_init(f, c->max_running);
+	return err != 0 ? open_failed(err, c, "open", d) : 0; /* what was diagnosed stays */
+}
+
+int file_open(struct file **out, struct loop_set *set, const struct file_config *config,
+	      struct diag *d)
+{
+	struct file *f = calloc(1, sizeof(*f));
+	int err;
+
+	if (f == NULL)
+		return open_failed(-ENOMEM, config, "open", d);
+	f->set = set;
+	f->flags = config->flags;
+	err = file_init(f, config, d);
+	if (err != 0) {
+		file_close(f);
+		return err;
+	}
+	*out = f;
+	return 0;
+}
+
+void file_close(struct file *f)
+{
+	if (f == NULL)
+		return;
+	file_loops_fini(f);
+	if (f->fd >= 0)
+		close(f->fd);
+	free(f);
+}
+
+const struct file_info *file_info(const struct file *f)
+{
+	return &f->info;
+}
+
+int file_resize(struct file *f, uint64_t size)
+{
+	if (f->info.block_device)
+		return device_size(f, &f->info.size);
+	if (f->info.read_only)
+		return -EROFS;
+	if (ftruncate(f->fd, (off_t)size) != 0 || fsync(f->fd) != 0)
+		return file_errno();
+	f->info.size = size;
+	return 0;
+}
+
+/* ---- Kept with the file ---------------------------------------------------------------------- */
+
+/* A device node refuses user attributes with EPERM: it has none, ever. */
+static int tag_errno(const struct file *f)
+{
+	return errno == EPERM && f->info.block_device ? -EOPNOTSUPP : -errno;
+}
+
+static bool tag_name(char name[XATTR_NAME_MAX + 1], const char *tag)
+{
+	return str_format(name, XATTR_NAME_MAX + 1, TAG_PREFIX "%s", tag);
+}
+
+ssize_t file_tag_get(struct file *f, const char *tag, void *buf, size_t cap)
+{
+	char name[XATTR_NAME_MAX + 1];
+	ssize_t n;
+
+	if (!tag_name(name, tag))
+		return -EINVAL;
+	n = fgetxattr(f->fd, name, buf, cap);
+	if (n < 0 && errno == ENODATA && f->info.block_device)
+		return -EOPNOTSUPP;
+	return n >= 0 ? n : tag_errno(f);
+}
+
+int file_tag_set(struct file *f, const char *tag, const void *buf, size_t len)
+{
+	char name[XATTR_NAME_MAX + 1];
+
+	if (!tag_name(name, tag))
+		return -EINVAL;
+	if (fsetxattr(f->fd, name, buf, len, 0) != 0)
+		return tag_errno(f);
+	return fsync(f->fd) == 0 ? 0 : -errno;
+}
+
+static int device_fingerprint(dev_t dev, char *buf, size_t cap)
+{
+	static const struct {
+		const char *file, *key;
+	} names[] = {
+		{"wwid", "wwid"},  {"device/wwid", "wwid"}, {"dm/uuid", "dm"},
+		{"md/uuid", "md"}, {"serial", "serial"},    {"device/serial", "serial"},
+	};
+	char text[256];
+
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		if (!sysfs_text(dev, names[i].file, text, sizeof(text)))
+			continue;
+		if (!str_format(buf, cap, "%s=%s part=%llu", names[i].key, text,
+				(unsigned long long)sysfs_number(dev, "partition")))
+			return -ERANGE;
+		return 0;
+	}
+	return -EOPNOTSUPP;
+}
+
+int file_fingerprint(struct file *f, char *buf, size_t cap)
+{
+	struct statx stx;
+	bool fits;
+
+	if (statx(f->fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &stx) != 0)
+		return -errno;
+	if (f->info.block_device)
+		return device_fingerprint(makedev(stx.stx_rdev_major, stx.stx_rdev_minor), buf,
+					  cap);
+	if ((stx.stx_mask & STATX_BTIME) != 0)
+		fits = str_format(buf, cap, "ino=%llu btime=%lld.%09u",
+				  (unsigned long long)stx.stx_ino, (long long)stx.stx_btime.tv_sec,
+				  stx.stx_btime.tv_nsec);
+	else
+		fits = str_format(buf, cap, "ino=%llu", (unsigned long long)stx.stx_ino);
+	return fits ? 0 : -ERANGE;
+}
