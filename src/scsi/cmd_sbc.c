@@ -1,1 +1,139 @@
-#include "scsi/scsi.h"
+/*
+ * The commands of a disk (SBC-3 clause 5).
+ */
+#include "scsi/impl.h"
+
+#define CDB_FUA 0x08 /* byte 1 of READ and WRITE; DPO beside it is advice, and needs no action */
+
+static const struct bdev_info *info_of(const struct scsi_task *task)
+{
+	return task->itl->lu->info;
+}
+
+static uint64_t nblocks_of(const struct scsi_task *task)
+{
+	return itl_view(task->itl)->size >> info_of(task)->block_shift;
+}
+
+/* ---- READ CAPACITY (5.15, 5.16) ---- */
+
+void cmd_read_capacity_10(struct scsi_task *task)
+{
+	struct writer w;
+
+	if (!reply_begin(task, &w, 8))
+		return;
+	write_be32(&w, clamp_u32(nblocks_of(task) - 1));
+	write_be32(&w, info_of(task)->block_size);
+	reply_send(task, &w);
+}
+
+void cmd_read_capacity_16(struct scsi_task *task)
+{
+	struct writer w;
+
+	if (!reply_begin(task, &w, load_be32(task->cdb + 10)))
+		return;
+	write_be64(&w, nblocks_of(task) - 1);
+	write_be32(&w, info_of(task)->block_size);
+	write_u8(&w, 0); /* no protection information */
+	write_u8(&w, info_of(task)->physical_exp & 0x0f);
+	write_be16(&w, 0); /* LBPME 0: no UNMAP */
+	write_zeros(&w, 16);
+	reply_send(task, &w);
+}
+
+/* ---- READ (5.11, 5.13) ---- */
+
+struct extent {
+	uint64_t lba;
+	uint32_t nblocks;
+};
+
+/* Where LBA and TRANSFER LENGTH stand follows from the length of the CDB. */
+static struct extent extent_of(const struct scsi_task *task)
+{
+	const uint8_t *cdb = task->cdb;
+
+	if (task->cmd->cdb_len == 10)
+		return (struct extent){load_be32(cdb + 2), load_be16(cdb + 7)};
+	return (struct extent){load_be64(cdb + 2), load_be32(cdb + 10)};
+}
+
+static void read_extent(struct scsi_task *task)
+{
+	const struct extent e = extent_of(task);
+
+	stream_read(task, e.lba, e.nblocks);
+}
+
+void cmd_read(struct scsi_task *task)
+{
+	const struct extent e = extent_of(task);
+
+	if (!task_check_range(task, e.lba, e.nblocks))
+		scsi_task_end(task);
+	/* What FUA returns is on the medium (SBC-3 5.11): what was not yet is brought there. */
+	else if ((task->cdb[1] & CDB_FUA) && info_of(task)->volatile_cache)
+		task_io(task, IO_FLUSH, 0, 0, read_extent);
+	else
+		stream_read(task, e.lba, e.nblocks);
+}
+
+/* ---- WRITE (5.39, 5.41) ---- */
+
+void cmd_write(struct scsi_task *task)
+{
+	const struct extent e = extent_of(task);
+
+	if (task_check_range(task, e.lba, e.nblocks))
+		stream_write(task, e.lba, e.nblocks, task->cdb[1] & CDB_FUA ? IO_FUA : 0);
+	else
+		scsi_task_end(task);
+}
+
+/* ---- SYNCHRONIZE CACHE (5.33, 5.34) ---- */
+
+/* The whole cache, whatever the range. IMMED allows a status before the data is safe; this one
+ * comes when it is, and can still tell of a failure. */
+void cmd_synchronize_cache(struct scsi_task *task)
+{
+	const struct extent e = extent_of(task);
+
+	if (task_check_range(task, e.lba, e.nblocks))
+		task_io(task, IO_FLUSH, 0, 0, scsi_task_end);
+	else
+		scsi_task_end(task);
+}
+
+/* ---- START STOP UNIT (5.25) ---- */
+
+static int edit_started(struct unit_op *op, struct unit_view *next)
+{
+	next->flags &= ~(unsigned)UNIT_STOPPED;
+	return 0;
+}
+
+static int edit_stopped(struct unit_op *op, struct unit_view *next)
+{
+	next->flags |= UNIT_STOPPED;
+	return 0;
+}
+
+static void stop(struct scsi_task *task)
+{
+	task_publish(task, edit_stopped);
+}
+
+void cmd_start_stop_unit(struct scsi_task *task)
+{
+	const bool start = task->cdb[4] & 0x01, no_flush = task->cdb[4] & 0x04;
+	const bool stopped = itl_view(task->itl)->flags & UNIT_STOPPED;
+
+	if (start)
+		task_publish(task, edit_started);
+	else if (stopped || no_flush)
+		stop(task);
+	else
+		task_io(task, IO_FLUSH, 0, 0, stop);
+}

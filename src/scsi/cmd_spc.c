@@ -1,1 +1,264 @@
-#include "scsi/scsi.h"
+/*
+ * The commands that every device type has (SPC-4 clause 6).
+ */
+#include "scsi/impl.h"
+
+#define VERSION_SPC_4 0x06
+#define DEVICE_DISK   0x00
+#define NO_DEVICE     0x7f /* qualifier 3, type 1Fh (SPC-4 6.4.2) */
+
+/* ---- TEST UNIT READY (6.47), REQUEST SENSE (6.39) ---- */
+
+void cmd_test_unit_ready(struct scsi_task *task)
+{
+	scsi_task_end(task);
+}
+
+/* The sense is the data. A pending unit attention is told here, and cleared by that. */
+void cmd_request_sense(struct scsi_task *task)
+{
+	const bool descriptors = task->cdb[1] & 0x01;
+	struct sense_data sense = {.sense = SENSE_NONE};
+	uint8_t buf[SENSE_BYTES_MAX];
+	struct writer w;
+
+	if (!reply_begin(task, &w, task->cdb[4]))
+		return;
+	if (task->itl == NULL)
+		sense.sense = SENSE_LU_NOT_SUPPORTED;
+	else if (!ua_take(task->itl, &sense.sense) && (itl_view(task->itl)->flags & UNIT_STOPPED))
+		sense.sense = SENSE_NOT_READY_STOPPED;
+	write_bytes(&w, buf,
+		    sense_build(buf, &sense, descriptors ? SENSE_DESCRIPTOR : SENSE_FIXED));
+	reply_send(task, &w);
+}
+
+/* ---- INQUIRY (6.4) ---- */
+
+uint8_t inquiry_peripheral(const struct scsi_task *task)
+{
+	return task->itl != NULL ? DEVICE_DISK : NO_DEVICE;
+}
+
+/* SPC-4 6.4.2 table 146: the transport's, by its protocol identifier; 0: none. */
+static const uint16_t transport_version[16] = {
+	[5] = 0x0960, /* iSCSI */
+};
+
+static void write_standard_inquiry(const struct scsi_task *task, struct writer *w)
+{
+	const struct scsi_lu *lu = task->itl != NULL ? task->itl->lu : NULL;
+
+	write_u8(w, inquiry_peripheral(task));
+	write_u8(w, 0); /* not removable */
+	write_u8(w, VERSION_SPC_4);
+	write_u8(w, 0x10 | 0x02); /* HISUP, response data format */
+	write_u8(w, 96 - 5);
+	write_u8(w, 0);
+	write_u8(w, 0);
+	write_u8(w, 0x02); /* CMDQUE */
+	write_ascii(w, lu != NULL ? lu->vendor : "", 8);
+	write_ascii(w, lu != NULL ? lu->product : "", 16);
+	write_ascii(w, lu != NULL ? lu->revision : "", 4);
+	write_zeros(w, 58 - 36);
+	write_be16(w, 0x00a0); /* SAM-5 */
+	write_be16(w, 0x0460); /* SPC-4 */
+	write_be16(w, lu != NULL ? 0x04c0 /* SBC-3 */ : 0);
+	write_be16(w, transport_version[task->nexus->transport->protocol_id & 0xf]);
+	write_zeros(w, 96 - 66);
+}
+
+void cmd_inquiry(struct scsi_task *task)
+{
+	const bool evpd = task->cdb[1] & 0x01;
+	const uint8_t page = task->cdb[2];
+	struct writer w;
+
+	if (!reply_begin(task, &w, load_be16(task->cdb + 3)))
+		return;
+	if (evpd) {
+		if (!vpd_write(task, page, &w))
+			task_bad_field(task, 2, 7);
+	} else if (page != 0) {
+		task_bad_field(task, 2, 7);
+	} else {
+		write_standard_inquiry(task, &w);
+	}
+	reply_send(task, &w);
+}
+
+/* ---- MODE SENSE (6.11, 6.12) ---- */
+
+/* DEVICE-SPECIFIC PARAMETER of a disk (SBC-3 6.5.1). */
+static uint8_t mode_device_parameter(const struct scsi_task *task)
+{
+	const bool protected = task->itl->lu->info->read_only ||
+			       (itl_view(task->itl)->flags & UNIT_WRITE_PROTECTED);
+
+	return low_u8((protected ? 0x80u : 0) | 0x10 /* DPOFUA */);
+}
+
+/* SBC-3 6.5.2 */
+static void write_block_descriptor(const struct scsi_task *task, unsigned len, struct writer *w)
+{
+	const struct bdev_info *info = task->itl->lu->info;
+	const uint64_t nblocks = itl_view(task->itl)->size >> info->block_shift;
+
+	if (len == 8) {
+		write_be32(w, clamp_u32(nblocks));
+		write_be32(w, info->block_size);
+	} else if (len == 16) {
+		write_be64(w, nblocks);
+		write_be32(w, 0);
+		write_be32(w, info->block_size);
+	}
+}
+
+void cmd_mode_sense_6(struct scsi_task *task)
+{
+	const unsigned descriptor = task->cdb[1] & 0x08 ? 0 : 8;
+	const enum mode_control control = task->cdb[2] >> 6;
+	struct writer w;
+
+	if (!reply_begin(task, &w, task->cdb[4]))
+		return;
+	if (control == MODE_SAVED)
+		scsi_task_sense(task, SENSE_SAVING_NOT_SUPPORTED);
+	write_be16(&w, 0);
+	write_u8(&w, mode_device_parameter(task));
+	write_u8(&w, low_u8(descriptor));
+	write_block_descriptor(task, descriptor, &w);
+	mode_write_pages(task, control, &w);
+	writer_patch_u8(&w, 0, clamp_u8(w.len - 1));
+	reply_send(task, &w);
+}
+
+void cmd_mode_sense_10(struct scsi_task *task)
+{
+	const bool long_lba = task->cdb[1] & 0x10;
+	const unsigned descriptor = task->cdb[1] & 0x08 ? 0 : long_lba ? 16 : 8;
+	const enum mode_control control = task->cdb[2] >> 6;
+	struct writer w;
+
+	if (!reply_begin(task, &w, load_be16(task->cdb + 7)))
+		return;
+	if (control == MODE_SAVED)
+		scsi_task_sense(task, SENSE_SAVING_NOT_SUPPORTED);
+	write_be16(&w, 0);
+	write_u8(&w, 0);
+	write_u8(&w, mode_device_parameter(task));
+	write_u8(&w, descriptor == 16 ? 0x01 : 0); /* LONGLBA */
+	write_u8(&w, 0);
+	write_be16(&w, low_u16(descriptor));
+	write_block_descriptor(task, descriptor, &w);
+	mode_write_pages(task, control, &w);
+	writer_patch_be16(&w, 0, clamp_u16(w.len - 2));
+	reply_send(task, &w);
+}
+
+/* ---- REPORT LUNS (6.33) ---- */
+
+void cmd_report_luns(struct scsi_task *task)
+{
+	const struct scsi_target *target = task->nexus->target;
+	const uint8_t select = task->cdb[2];
+	struct writer w;
+	unsigned lun;
+
+	if (!reply_begin(task, &w, load_be32(task->cdb + 6)))
+		return;
+	if (select > 0x02)
+		task_bad_field(task, 2, 7);
+	write_be64(&w, 0);
+	/* 01h asks for well-known logical units only, and there are none. */
+	for (lun = 0; lun < SCSI_LUNS && select != 0x01; lun++) {
+		if (target->luns[lun] == NULL)
+			continue;
+		write_be16(&w, low_u16(lun)); /* peripheral device addressing */
+		write_zeros(&w, 6);
+	}
+	writer_patch_be32(&w, 0, low_u32(w.len - 8));
+	reply_send(task, &w);
+}
+
+/* ---- REPORT SUPPORTED OPERATION CODES (6.31) ---- */
+
+/* No nominal times are known: what a disk needs is up to the store. */
+static void write_timeouts(const struct scsi_cmd *cmd, struct writer *w)
+{
+	write_be16(w, 0x000a);
+	write_be16(w, 0);
+	write_be32(w, 0);
+	write_be32(w, cmd->recommended_s);
+}
+
+static void write_all_commands(bool timeouts, struct writer *w)
+{
+	const struct scsi_cmd_list list = scsi_commands();
+
+	write_be32(w, 0);
+	for (unsigned i = 0; i < list.n; i++) {
+		const struct scsi_cmd *cmd = &list.rows[i];
+		const bool servactv = cmd->service_action != CMD_NO_SA;
+
+		write_u8(w, cmd->opcode);
+		write_u8(w, 0);
+		write_be16(w, servactv ? cmd->service_action : 0);
+		write_u8(w, 0);
+		write_u8(w, low_u8((timeouts ? 0x02u : 0) | (servactv ? 0x01u : 0)));
+		write_be16(w, cmd->cdb_len);
+		if (timeouts)
+			write_timeouts(cmd, w);
+	}
+	writer_patch_be32(w, 0, low_u32(w->len - 4));
+}
+
+static void write_one_command(const struct scsi_cmd *cmd, bool timeouts, struct writer *w)
+{
+	uint8_t usage[SCSI_CDB_MAX];
+
+	write_u8(w, 0);
+	if (cmd == NULL) {
+		write_u8(w, 0x01); /* not supported */
+		write_be16(w, 0);
+		return;
+	}
+	scsi_cmd_usage(cmd, usage);
+	write_u8(w, low_u8((timeouts ? 0x80u : 0) | 0x03)); /* as the standard says */
+	write_be16(w, cmd->cdb_len);
+	write_bytes(w, usage, cmd->cdb_len);
+	if (timeouts)
+		write_timeouts(cmd, w);
+}
+
+enum { REPORT_ALL, REPORT_OPCODE, REPORT_SERVICE_ACTION, REPORT_EITHER };
+
+void cmd_report_supported_opcodes(struct scsi_task *task)
+{
+	const bool timeouts = task->cdb[2] & 0x80;
+	const unsigned option = task->cdb[2] & 0x07;
+	const uint8_t opcode = task->cdb[3];
+	const uint16_t action = load_be16(task->cdb + 4);
+	const struct scsi_cmd *cmd;
+	bool opcode_known, has_actions;
+	struct writer w;
+
+	if (!reply_begin(task, &w, load_be32(task->cdb + 6)))
+		return;
+	cmd = scsi_cmd_find(&task->nexus->target->index, opcode, low_u8(action), &opcode_known);
+	has_actions = opcode_known && (cmd == NULL || cmd->service_action != CMD_NO_SA);
+	/* An action that a CDB could not even carry. */
+	if (has_actions && action > 0x1f)
+		cmd = NULL;
+	/* Without service actions, only 0 names the command (SPC-4 6.31.1, option 011b). */
+	if (opcode_known && !has_actions && option == REPORT_EITHER && action != 0)
+		cmd = NULL;
+	if (option > REPORT_EITHER || (option == REPORT_OPCODE && has_actions) ||
+	    (option == REPORT_SERVICE_ACTION && opcode_known && !has_actions))
+		task_bad_field(task, 2, 2);
+	else if (option == REPORT_ALL)
+		write_all_commands(timeouts, &w);
+	else
+		write_one_command(cmd, timeouts, &w);
+	reply_send(task, &w);
+}

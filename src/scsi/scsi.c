@@ -1,1 +1,77 @@
-#include "scsi/scsi.h"
+/*
+ * Logical units and targets: made at start-up, immutable while the loops run. Apart from nexus.c,
+ * whose objects come and go on the loops.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "scsi/impl.h"
+
+int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
+			const struct scsi_lu_config *config)
+{
+	struct scsi_lu *lu = calloc(1, sizeof(*lu));
+
+	if (lu == NULL)
+		return -ENOMEM;
+	lu->unit = unit;
+	lu->info = bdev_info(unit_bdev(unit));
+	if (!str_copy(lu->vendor, sizeof(lu->vendor),
+		      config->vendor != NULL ? config->vendor : "SPINDLE") ||
+	    !str_copy(lu->product, sizeof(lu->product),
+		      config->product != NULL ? config->product : "VIRTUAL-DISK")) {
+		free(lu);
+		return -EINVAL;
+	}
+	/* Four characters hold the beginning of a longer version. */
+	str_copy(lu->revision, sizeof(lu->revision),
+		 config->revision != NULL ? config->revision : SPINDLE_VERSION);
+	*out = lu;
+	return 0;
+}
+
+void scsi_lu_destroy(struct scsi_lu *lu)
+{
+	free(lu);
+}
+
+struct unit *scsi_lu_unit(const struct scsi_lu *lu)
+{
+	return lu->unit;
+}
+
+int scsi_target_create(struct scsi_target **out, const char *name)
+{
+	struct scsi_target *t = calloc(1, sizeof(*t));
+
+	if (t == NULL)
+		return -ENOMEM;
+	if (!str_copy(t->name, sizeof(t->name), name)) {
+		free(t);
+		return -EINVAL;
+	}
+	scsi_cmd_index_init(&t->index);
+	*out = t;
+	return 0;
+}
+
+void scsi_target_destroy(struct scsi_target *t)
+{
+	free(t);
+}
+
+const char *scsi_target_name(const struct scsi_target *t)
+{
+	return t->name;
+}
+
+int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu)
+{
+	if (lun >= SCSI_LUNS)
+		return -EINVAL;
+	if (t->luns[lun] != NULL)
+		return -EEXIST;
+	t->luns[lun] = lu;
+	t->slot[lun] = low_u16(++t->nluns);
+	return 0;
+}

@@ -81,15 +81,17 @@ struct nexus {
 	uint64_t id;
 	struct scsi_itl *itls; /* one a LUN of the target */
 	unsigned nitls, pending;
-	bool aborting;
-	struct list tasks;
+	int err;
+	bool opening, closing;
+	struct loop_msg msg;
 };
 
 /* Attaches to all units of the target; `opened` comes later, with 0 or -errno (then it is closed).
- */
+ * The transport fills what is above "private". */
 void nexus_open(struct nexus *n);
 /* The nexus is lost: all its tasks are aborted; each ends by `finish`; then it detaches, and
- * `closed` comes last. No task is run on it any more. */
+ * `closed` comes last, never on the caller's stack. No task is run on it any more. While `opened`
+ * is still to come, `closed` comes in its place. */
 void nexus_close(struct nexus *n);
 
 enum scsi_attr { SCSI_UNTAGGED, SCSI_SIMPLE, SCSI_ORDERED, SCSI_HEAD_OF_QUEUE, SCSI_ACA };
@@ -117,7 +119,7 @@ struct scsi_seg {
 	struct loop_buf *buf; /* what iov points into; NULL: lent by the store */
 	void *transport;      /* the transport's own, from move to moved */
 	/* private */
-	unsigned state;
+	unsigned state; /* enum seg_state in data.c */
 	struct unit_io uio;
 };
 
@@ -141,17 +143,22 @@ struct scsi_task {
 	uint32_t underflow, overflow;
 	/* private */
 	struct unit_task unit_task;
-	struct list link;
+	struct list link; /* in the ordering barrier's queue */
 	const struct scsi_cmd *cmd;
-	struct scsi_itl *itl;
-	uint64_t generation;
-	uint64_t lba, data_len;  /* data_len: bytes the command moves */
-	uint64_t started, ended; /* bytes of data whose segments were begun, and are through */
-	unsigned stage, segs_busy;
-	bool fua;
+	struct scsi_itl *itl; /* NULL: there is no logical unit at this LUN */
+	uint64_t generation;  /* of the view that was checked; 0: it has had store I/O */
+	uint64_t lba;
+	unsigned io_flags; /* of writes */
+	uint64_t data_len; /* bytes the command would move */
+	uint64_t move_len; /* of these, the bytes that the initiator takes or brings */
+	uint64_t started;  /* of these, the bytes whose segments were begun, */
+	uint64_t moved;    /* were handed over (in) or have arrived (out), */
+	uint64_t ended;    /* and are in the store (out) */
+	void (*next)(struct scsi_task *task); /* after a plain I/O; NULL: segments move */
+	unsigned stage;                       /* enum task_stage in impl.h */
+	bool begun, barrier, stepping;
 	struct scsi_seg segs[2];
 	struct unit_op op;
-	struct loop_msg msg;
 };
 
 /* On the nexus's loop. `finish` may come before it returns. */

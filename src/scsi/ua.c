@@ -1,1 +1,48 @@
-#include "scsi/scsi.h"
+/*
+ * Unit attentions: one bit a nexus and logical unit, in order of precedence (SAM-5 5.14). Who
+ * reports and who clears them is written in the rows of the commands.
+ */
+#include "scsi/impl.h"
+
+static const enum sense ua_sense[UA_COUNT] = {
+	[UA_POWER_ON] = SENSE_POWER_ON,
+	[UA_CAPACITY_CHANGED] = SENSE_CAPACITY_CHANGED,
+};
+
+/* What the other nexuses are told when a view was published. */
+static const struct {
+	unsigned change;
+	enum ua ua;
+} ua_of_change[] = {
+	{UNIT_CHANGED_SIZE, UA_CAPACITY_CHANGED},
+};
+
+void ua_add(struct scsi_itl *itl, enum ua ua)
+{
+	itl->ua |= 1u << ua;
+}
+
+bool ua_take(struct scsi_itl *itl, enum sense *sense)
+{
+	unsigned ua;
+
+	if (itl->ua == 0)
+		return false;
+	ua = (unsigned)__builtin_ctz(itl->ua);
+	itl->ua &= ~(1u << ua);
+	*sense = ua_sense[ua];
+	return true;
+}
+
+void ua_changed(struct unit_attach *a, unsigned changes, uint64_t origin)
+{
+	struct scsi_itl *itl = container_of(a, struct scsi_itl, attach);
+	size_t i;
+
+	if (origin == a->nexus_id)
+		return;
+	for (i = 0; i < ARRAY_LEN(ua_of_change); i++) {
+		if (changes & ua_of_change[i].change)
+			ua_add(itl, ua_of_change[i].ua);
+	}
+}
