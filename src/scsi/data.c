@@ -56,6 +56,7 @@ static void seg_begin(struct scsi_task *task, struct scsi_seg *seg)
 	seg->off = low_u32(task->started);
 	seg->len = low_u32(min_u64(task->move_len - task->started, SCSI_SEG_MAX));
 	seg->buf = NULL;
+	seg->niov = 0;
 	task->started += seg->len;
 }
 
@@ -216,6 +217,7 @@ static void step_out(struct scsi_task *task)
 	while (task->started < task->move_len && !scsi_task_stopped(task) &&
 	       (seg = free_seg(task)) != NULL) {
 		seg_begin(task, seg);
+		seg->niov = 0;
 		seg->state = SEG_MOVING;
 		task->nexus->transport->move(seg);
 	}
@@ -266,8 +268,8 @@ void scsi_moved(struct scsi_seg *seg, int err)
 	step(task);
 }
 
-/* What a stopped task still holds and nobody else does. Data that is on its way in is asked back;
- * data that was handed out leaves by itself. */
+/* What a stopped task still holds and nobody else does. Data that is on its way in is asked back.
+ * Data that was handed out before an error leaves by itself; an aborted task sends nothing more. */
 static void let_go(struct scsi_task *task)
 {
 	for (size_t i = 0; i < ARRAY_LEN(task->segs); i++) {
@@ -275,7 +277,8 @@ static void let_go(struct scsi_task *task)
 
 		if (seg->state == SEG_READY) {
 			seg_release(seg);
-		} else if (seg->state == SEG_MOVING && is_write(task)) {
+		} else if (seg->state == SEG_MOVING &&
+			   (is_write(task) || task->unit_task.aborted)) {
 			seg->state = SEG_CANCELLED;
 			task->nexus->transport->cancel_move(seg);
 		}
@@ -401,6 +404,7 @@ void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct
 		.unit = task->itl->lu->unit,
 		.loop = task->nexus->loop,
 		.nexus_id = task->nexus->id,
+		.task = &task->unit_task,
 		.edit = edit,
 		.done = published,
 	};
