@@ -177,6 +177,13 @@ static int identity_computed(const struct disk *disk, struct unit_identity *out,
 	return 0;
 }
 
+static int kept(int err, struct diag *d)
+{
+	return err == 0 ? 0
+			: diag_set(d, err, "cannot keep the identity with the disk: %s",
+				   strerror(-err));
+}
+
 /* The identity is written before the binding: killed in between, the disk is renewed once more,
  * and never bound with the identity of the one it was copied from. */
 static int identity_new(const struct disk *disk, struct unit_identity *out, struct diag *d)
@@ -190,9 +197,7 @@ static int identity_new(const struct disk *disk, struct unit_identity *out, stru
 		err = write_binding(disk->store, disk->binding);
 	if (keeps_nothing(err))
 		return identity_computed(disk, out, d);
-	return err == 0 ? 0
-			: diag_set(d, err, "cannot keep the identity with the disk: %s",
-				   strerror(-err));
+	return kept(err, d);
 }
 
 static int identity_found(const struct disk *disk, const char *text, struct unit_identity *out,
@@ -208,7 +213,7 @@ static int identity_found(const struct disk *disk, const char *text, struct unit
 	if (err == -ENODATA) {
 		/* A read-only disk cannot be bound, and is what it says all the same. */
 		err = write_binding(disk->store, disk->binding);
-		return keeps_nothing(err) ? 0 : err;
+		return keeps_nothing(err) ? 0 : kept(err, d);
 	}
 	if (err != 0)
 		return diag_set(d, err, "cannot read what the disk's identity is bound to: %s",
