@@ -84,11 +84,11 @@ void signals_destroy(struct loop_signals *signals);
 
 /* ---- Worker threads (work.c) ----------------------------------------------------------------- */
 
-/* What a worker outlives its last piece of work by. */
 #define WORK_IDLE_NS (10 * NS_PER_S)
 #define WORK_THREADS 64
 
-int work_pool_create(struct work_pool **out);
+/* `idle_ns`: what a thread outlives its last piece of work by. */
+int work_pool_create(struct work_pool **out, uint64_t idle_ns);
 /* Work that has begun is finished, what still waits is dropped; then all threads have ended. */
 void work_pool_destroy(struct work_pool *pool);
 unsigned work_pool_nthreads(struct work_pool *pool);
@@ -117,6 +117,8 @@ struct uring_rw {
 /* On `loop`: queues it; it is submitted at the end of the turn. false: there is no ring, or it is
  * full: use a worker. The iovecs stay valid until `done`. */
 bool uring_submit_rw(struct loop *loop, const struct uring_rw *rw);
+/* The thread that made the ring ends: unless something is in flight, the next one makes its own. */
+void uring_leave(struct loop *loop);
 void uring_destroy(struct uring *u);
 
 #endif

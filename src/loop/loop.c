@@ -251,6 +251,7 @@ static void loop_run(struct loop *loop)
 		messages_run(loop);
 		trim(loop);
 	}
+	uring_leave(loop);
 	running_loop = NULL;
 }
 
@@ -359,7 +360,7 @@ static int set_init(struct loop_set *set, const struct loop_config *config)
 	if (set->loops == NULL)
 		return -ENOMEM;
 	memset(set->loops, 0, set->nloops * sizeof(struct loop));
-	err = work_pool_create(&set->pool);
+	err = work_pool_create(&set->pool, WORK_IDLE_NS);
 	for (unsigned i = 0; i < set->nloops && err == 0; i++)
 		err = loop_init(&set->loops[i], set, i);
 	if (err != 0)

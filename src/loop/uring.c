@@ -196,6 +196,16 @@ bool uring_submit_rw(struct loop *loop, const struct uring_rw *rw)
 	return true;
 }
 
+void uring_leave(struct loop *loop)
+{
+	struct uring *u = loop->uring;
+
+	if (u == NULL || (!u->refused && u->nfree < RING_SLOTS))
+		return;
+	uring_destroy(u);
+	loop->uring = NULL;
+}
+
 void uring_destroy(struct uring *u)
 {
 	if (u == NULL)

@@ -25,6 +25,7 @@ struct work_pool {
 	pthread_cond_t added;
 	struct queue ready; /* admitted by their lanes */
 	unsigned nready, nidle, nthreads;
+	uint64_t idle_ns;
 	bool ending;
 	struct worker workers[WORK_THREADS];
 };
@@ -92,7 +93,7 @@ static void run_one(struct work_pool *pool)
 /* false: idle for too long. */
 static bool wait_for_work(struct work_pool *pool)
 {
-	uint64_t until = monotonic_ns() + WORK_IDLE_NS;
+	uint64_t until = monotonic_ns() + pool->idle_ns;
 	struct timespec ts = {.tv_sec = (time_t)(until / NS_PER_S),
 			      .tv_nsec = (long)(until % NS_PER_S)};
 	int err = 0;
@@ -153,7 +154,7 @@ static void add_worker(struct work_pool *pool)
 	}
 }
 
-int work_pool_create(struct work_pool **out)
+int work_pool_create(struct work_pool **out, uint64_t idle_ns)
 {
 	struct work_pool *pool = calloc(1, sizeof(*pool));
 	pthread_condattr_t attr;
@@ -161,6 +162,7 @@ int work_pool_create(struct work_pool **out)
 	if (pool == NULL)
 		return -ENOMEM;
 	queue_init(&pool->ready);
+	pool->idle_ns = idle_ns;
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
