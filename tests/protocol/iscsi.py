@@ -459,12 +459,12 @@ class Session(Conn):
 
     def finish(self, p, read=0, write=b"", segment=None):
         r = Result()
-        _, asked_to = self.unsolicited(write)
+        asked_to = len(p.data) if p.final else self.unsolicited(write)[1]
         burst = 0
         while r.status is None:
             a = self.recv_for(p.itt)
             if a.opcode == P.R2T:
-                self._check_r2t(p, a, r, max(asked_to, len(p.data)), write)
+                self._check_r2t(p, a, r, asked_to, write)
                 asked_to = a.offset + a.length
                 self.send_burst(p, a.ttt, write, a.offset, a.length, segment)
             elif a.opcode == P.DATA_IN:
