@@ -1,0 +1,973 @@
+/*
+ * Channels and control operations under seeded message orders: the promises of unit/unit.h.
+ *
+ * Three simulated loops, some nexuses on them, and a store that notes what reaches it, delays and
+ * hangs. Every nexus does random things: tasks of one to three I/Os, atomic updates under an
+ * exclusive range lock, PUBLISH, ABORT, QUIESCE, detaching and attaching again. A model that knows
+ * only what was submitted and answered judges each event:
+ *
+ *   at the store      the I/O's task was not aborted; some view that is not older than the newest
+ *                     that was answered lets it through; no QUIESCE acts; no atomic update of
+ *                     another overlaps
+ *   a PUBLISH's end   every attachment was told, every loop has the view
+ *   an ABORT's end    none of its victims is left; it waited for nothing but them
+ *   a QUIESCE's end   in time
+ *   the end           everything that was submitted came back, and all is counted
+ *
+ * SPINDLE_SIM_ORDERS=N   how many orders to try (100000)
+ * SPINDLE_SIM_SEED=N     tries one order: the way to look at a failure
+ */
+#include "unit/unit.h"
+#include "loop/sim.h"
+#include "store/impl.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define NLOOPS      3
+#define NEXUSES_MAX 5
+#define IOS_MAX     3
+#define VIEWS_MAX   128
+#define ACTIONS     10 /* of each nexus */
+#define DISK_BYTES  (1024 * 1024)
+#define HANG_NS     UINT64_C(1000000000)
+#define SLACK_NS    UINT64_C(1000000) /* for messages that travel; far less than a hang */
+#define TICK_NS     1000              /* delays are multiples: things collide */
+
+struct nexus;
+struct task;
+
+struct test_io {
+	struct unit_io uio;
+	struct task *task;
+	struct loop_timer timer; /* its time in the store */
+	struct list link;        /* world.stored, while it is in the store */
+	bool busy, reached;
+	uint64_t floor; /* the newest generation that was answered when it was submitted */
+	struct iovec iov;
+};
+
+enum task_kind { TASK_IO, TASK_UPDATE, TASK_CONTROL };
+
+struct task {
+	struct unit_task ut;
+	enum task_kind kind;
+	uint64_t tag, begun; /* begun: world.clock */
+	struct nexus *nexus;
+	struct list link;       /* world.tasks */
+	struct loop_timer wait; /* for data, as it were */
+	bool lazy;              /* its cancel leaves everything as it is */
+	bool checks;            /* uses generations */
+	bool parallel;
+	unsigned nios, next, busy;
+	struct test_io ios[IOS_MAX];
+	struct op *op;
+	/* TASK_UPDATE: read and write of ios[0]'s range, under this lock. */
+	struct range_lock lock;
+	bool locking, locked, updating;
+};
+
+enum matching { OF_NEXUS, OF_TASK, ALL, ALL_BUT_NEXUS };
+
+struct op {
+	struct unit_op op;
+	enum { PUBLISH, QUIESCE, ABORT, NKINDS } kind;
+	struct task *task;
+	uint64_t submitted, submitted_ns; /* world.clock, and time */
+	/* PUBLISH, QUIESCE */
+	bool edits, fails, cancelled, acted;
+	struct unit_view wanted;
+	uint64_t generation; /* what it made */
+	struct loop_timer act_timer;
+	/* ABORT */
+	enum matching matching;
+	uint64_t match_nexus, match_tag;
+	uint64_t victims_gone_ns; /* when the last of them ended */
+	struct list link;         /* world.aborts */
+};
+
+struct attach {
+	struct unit_attach ua;
+	struct nexus *nexus;
+	uint64_t since; /* the newest generation when it was attached */
+	bool told[VIEWS_MAX];
+};
+
+struct nexus {
+	uint64_t id;
+	struct loop *loop;
+	struct attach *attach; /* NULL: detached */
+	bool attached;
+	struct loop_timer act;
+	unsigned actions, ntasks;
+};
+
+static struct world {
+	struct loop_set *set;
+	struct unit *unit;
+	uint64_t seed, clock, next_tag, next_nexus;
+	struct nexus nexuses[NEXUSES_MAX];
+	unsigned nnexuses;
+	struct list tasks, stored, aborts;
+	/* The views that were published, by generation, and the changes each told of. */
+	struct unit_view views[VIEWS_MAX];
+	unsigned changes[VIEWS_MAX];
+	uint64_t origins[VIEWS_MAX];
+	uint64_t newest, answered;
+	unsigned acting, exclusives, nops;
+	uint64_t ops_stored;
+} w;
+
+/* What happened in all runs: a test in which nothing waits or fails proves nothing. */
+static struct tally {
+	uint64_t stored, refused, stale, cancelled_io, conflict, updates, lock_waits;
+	uint64_t published, quiesced, timed_out, cancelled_op, aborted, victims, steps;
+} tally;
+
+/* ---- Failing ---- */
+
+static const char *program;
+
+static void tell_seed(void)
+{
+	fprintf(stderr, "seed %llu; again: SPINDLE_SIM_SEED=%llu %s\n", (unsigned long long)w.seed,
+		(unsigned long long)w.seed, program);
+}
+
+static void on_abort(int signo)
+{
+	tell_seed();
+}
+
+void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
+
+__attribute__((format(printf, 1, 2))) static _Noreturn void broken(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	fprintf(stderr, "broken promise: ");
+	vfprintf(stderr, fmt, args);
+	fprintf(stderr, "\n");
+	va_end(args);
+	tell_seed();
+	_exit(1);
+}
+
+#define PROMISE(cond, ...) ((cond) ? (void)0 : broken(__VA_ARGS__))
+
+static uint64_t chance(uint64_t bound)
+{
+	return sim_random(w.set, bound);
+}
+
+static uint64_t now(void)
+{
+	return sim_now_ns(w.set);
+}
+
+static void *make(size_t size)
+{
+	void *p = calloc(1, size);
+
+	CHECK(p != NULL);
+	return p;
+}
+
+/* ---- The model: who may pass ---- */
+
+static bool writes(const struct io *io)
+{
+	return io->op == IO_WRITE;
+}
+
+static int judged_by(const struct unit_view *v, const struct test_io *tio)
+{
+	const struct io *io = &tio->uio.io;
+
+	if (tio->uio.generation != 0 && tio->uio.generation != v->generation)
+		return -ESTALE;
+	if (v->holder != 0 && v->holder != tio->task->ut.nexus_id)
+		return -EACCES;
+	if ((v->flags & UNIT_STOPPED) != 0)
+		return -ENOMEDIUM;
+	if (io->op == IO_FLUSH)
+		return 0;
+	if ((v->flags & UNIT_WRITE_PROTECTED) != 0 && writes(io))
+		return -EROFS;
+	return io->off + io->len > v->size ? -ERANGE : 0;
+}
+
+/* Does any view from `floor` to the newest say so? */
+static bool some_view_says(const struct test_io *tio, uint64_t floor, int err)
+{
+	for (uint64_t g = floor; g <= w.newest; g++)
+		if (judged_by(&w.views[g], tio) == err)
+			return true;
+	return false;
+}
+
+static bool overlap(const struct io *a, const struct io *b)
+{
+	return a->off < b->off + b->len && b->off < a->off + a->len;
+}
+
+/* An update owns its range from the moment its read reaches the store until it ends. */
+static void check_updates(const struct test_io *tio)
+{
+	list_for_each (pos, &w.tasks) {
+		struct task *t = list_entry(pos, struct task, link);
+
+		if (t->updating && t != tio->task && writes(&tio->uio.io))
+			PROMISE(!overlap(&t->ios[0].uio.io, &tio->uio.io),
+				"a write between the read and the write of an atomic update");
+	}
+	if (tio->task->kind != TASK_UPDATE)
+		return;
+	list_for_each (pos, &w.stored) {
+		struct test_io *other = list_entry(pos, struct test_io, link);
+
+		if (writes(&other->uio.io) && other->task != tio->task)
+			PROMISE(!overlap(&other->uio.io, &tio->uio.io),
+				"an atomic update began during a write");
+	}
+	tio->task->updating = true;
+}
+
+static void check_at_store(struct test_io *tio)
+{
+	PROMISE(tio->busy && !tio->reached, "an I/O reached the store twice");
+	PROMISE(loop_self() == tio->task->nexus->loop, "an I/O on another loop");
+	PROMISE(!tio->task->ut.aborted, "an I/O of an aborted task reached the store");
+	PROMISE(w.acting == 0, "an I/O reached the store while a QUIESCE acts");
+	PROMISE(some_view_says(tio, w.answered, 0),
+		"an I/O reached the store that view %llu, which was answered, excludes",
+		(unsigned long long)w.answered);
+	check_updates(tio);
+}
+
+/* ---- The store ---- */
+
+static void leave_store(struct loop_timer *timer)
+{
+	struct test_io *tio = container_of(timer, struct test_io, timer);
+
+	list_remove(&tio->link);
+	io_end(&tio->uio.io, chance(20) == 0 ? -EIO : 0);
+}
+
+static uint64_t time_in_store(void)
+{
+	return chance(40) == 0 ? HANG_NS : chance(16) * TICK_NS;
+}
+
+static void store_takes(struct store *s, struct io *io)
+{
+	struct test_io *tio = container_of(io, struct test_io, uio.io);
+	uint64_t ns = time_in_store();
+
+	check_at_store(tio);
+	tio->reached = true;
+	w.ops_stored++;
+	list_push_back(&w.stored, &tio->link);
+	loop_timer_init(&tio->timer, io->loop, leave_store);
+	if (ns == 0)
+		leave_store(&tio->timer);
+	else
+		CHECK(loop_timer_start(&tio->timer, ns) == 0);
+}
+
+static int store_open_noting(struct store **out, struct loop_set *set,
+			     const struct store_type *const *types, char *rest,
+			     const struct store_config *config, struct diag *d)
+{
+	*out = make(sizeof(**out));
+	(*out)->info = (struct store_info){
+		.size = DISK_BYTES, .logical_block = 512, .physical_block = 512};
+	return 0;
+}
+
+static void store_close_noting(struct store *s)
+{
+	free(s);
+}
+
+static const struct store_type noting = {
+	.name = "noting",
+	.threading = STORE_ANY_LOOP,
+	.open = store_open_noting,
+	.close = store_close_noting,
+	.read = store_takes,
+	.write = store_takes,
+	.flush = store_takes,
+};
+
+/* ---- Tasks ---- */
+
+static void task_go_on(struct task *t);
+
+static void task_end(struct task *t)
+{
+	struct nexus *n = t->nexus;
+
+	if (t->locked)
+		range_unlock(&t->lock);
+	if (t->kind == TASK_UPDATE)
+		w.exclusives--;
+	/* Aborts that run measure how long they lasted beyond their victims. */
+	list_for_each (pos, &w.aborts) {
+		struct op *a = list_entry(pos, struct op, link);
+
+		if (a->op.matches(&a->op, &t->ut))
+			a->victims_gone_ns = now();
+	}
+	loop_timer_stop(&t->wait);
+	list_remove(&t->link);
+	unit_task_end(&t->ut);
+	n->ntasks--;
+	free(t);
+}
+
+static bool task_is_idle(const struct task *t)
+{
+	return t->busy == 0 && t->op == NULL && !t->locking && !loop_timer_running(&t->wait);
+}
+
+static void io_settled(struct test_io *tio)
+{
+	PROMISE(tio->busy, "an I/O came back twice");
+	tio->busy = false;
+	tio->task->busy--;
+}
+
+static void check_result(const struct test_io *tio)
+{
+	int err = tio->uio.io.result;
+
+	if (tio->reached) {
+		PROMISE(err == 0 || err == -EIO, "the store's result became %d", err);
+		return;
+	}
+	tally.refused++;
+	tally.stale += err == -ESTALE;
+	tally.conflict += err == -EACCES;
+	tally.cancelled_io += err == -ECANCELED;
+	if (err == -ECANCELED)
+		PROMISE(tio->task->ut.aborted, "an I/O was cancelled though its task was not");
+	else
+		PROMISE(err != 0 && some_view_says(tio, tio->floor, err),
+			"an I/O was refused with %d, which no view says", err);
+}
+
+static void io_done(struct unit_io *uio)
+{
+	struct test_io *tio = container_of(uio, struct test_io, uio);
+	struct task *t = tio->task;
+
+	PROMISE(loop_self() == t->nexus->loop, "done on another loop");
+	check_result(tio);
+	io_settled(tio);
+	if (uio->io.result == -ESTALE && t->kind == TASK_IO)
+		t->next = (unsigned)(tio - t->ios); /* again, from the checks on */
+	task_go_on(t);
+}
+
+static void io_submit(struct test_io *tio)
+{
+	struct task *t = tio->task;
+
+	tio->uio.task = &t->ut;
+	tio->uio.done = io_done;
+	tio->uio.generation = t->checks ? channel_view(t->ut.channel)->generation : 0;
+	tio->uio.io.iov = &tio->iov;
+	tio->uio.io.niov = 1;
+	tio->busy = true;
+	tio->reached = false;
+	tio->floor = w.answered;
+	t->busy++;
+	unit_submit(&tio->uio);
+	PROMISE(tio->busy, "done on the submitter's stack");
+}
+
+static void io_choose(struct test_io *tio, struct task *t)
+{
+	static uint8_t data[4 * 64 * 1024];
+	static const enum io_op ops[] = {IO_WRITE, IO_WRITE, IO_WRITE, IO_READ, IO_READ, IO_FLUSH};
+	struct io *io = &tio->uio.io;
+
+	tio->task = t;
+	io->op = ops[chance(ARRAY_LEN(ops))];
+	io->off = chance(28) * 32 * 1024;
+	io->len = (1 + chance(4)) * 32 * 1024;
+	tio->iov = (struct iovec){.iov_base = data, .iov_len = io->len};
+}
+
+/* A read and a write of one range, with the generation that was seen first, so that the locks are
+ * armed in between. */
+static void update_go_on(struct task *t)
+{
+	if (t->locking || t->busy != 0)
+		return;
+	t->updating = t->updating && t->next == 1 && !t->ut.aborted && t->ios[0].uio.io.result == 0;
+	if (t->next == 0 || t->updating) {
+		struct test_io *tio = &t->ios[t->next];
+		uint64_t generation = t->ios[0].uio.generation;
+
+		t->next++;
+		t->checks = true;
+		io_submit(tio);
+		CHECK(t->next == 2 || generation == 0 || tio->uio.generation >= generation);
+		return;
+	}
+	tally.updates += t->next == 2;
+	task_end(t);
+}
+
+static void update_granted(struct range_lock *lock)
+{
+	struct task *t = container_of(lock, struct task, lock);
+
+	t->locking = false;
+	t->locked = true;
+	if (t->ut.aborted)
+		task_end(t);
+	else
+		update_go_on(t);
+}
+
+static void update_begin(struct task *t)
+{
+	t->lock = (struct range_lock){.off = t->ios[0].uio.io.off,
+				      .len = t->ios[0].uio.io.len,
+				      .exclusive = true,
+				      .loop = t->nexus->loop,
+				      .granted = update_granted};
+	w.exclusives++;
+	t->ios[0].uio.io.op = IO_READ;
+	t->ios[0].uio.io.flags = UNIT_IO_LOCKED;
+	t->ios[1] = t->ios[0];
+	t->ios[1].uio.io.op = IO_WRITE;
+	t->nios = 2;
+	t->locking = true;
+	if (range_lock(unit_bdev(w.unit), &t->lock))
+		update_granted(&t->lock);
+	else
+		tally.lock_waits++;
+}
+
+static void task_go_on(struct task *t)
+{
+	if (t->kind == TASK_UPDATE) {
+		update_go_on(t);
+		return;
+	}
+	while (t->next < t->nios && !t->ios[t->next].busy && (t->parallel || t->busy == 0)) {
+		/* A lazy one does not look, and must be stopped all the same. */
+		if (t->ut.aborted && !t->lazy)
+			break;
+		io_submit(&t->ios[t->next++]);
+	}
+	if (task_is_idle(t))
+		task_end(t);
+}
+
+static void task_waited(struct loop_timer *timer)
+{
+	task_go_on(container_of(timer, struct task, wait));
+}
+
+static void task_cancel(struct unit_task *ut)
+{
+	struct task *t = container_of(ut, struct task, ut);
+
+	PROMISE(loop_self() == t->nexus->loop, "cancelled on another loop");
+	PROMISE(ut->aborted, "cancelled and not aborted");
+	tally.victims++;
+	if (t->lazy)
+		return;
+	loop_timer_stop(&t->wait);
+	if (t->locking && range_lock_cancel(&t->lock))
+		t->locking = false;
+	for (unsigned i = 0; i < t->nios; i++)
+		if (t->ios[i].busy && unit_io_cancel(&t->ios[i].uio)) {
+			PROMISE(!t->ios[i].reached, "an I/O in the store was called back");
+			io_settled(&t->ios[i]);
+		}
+	if (task_is_idle(t))
+		task_end(t);
+}
+
+static struct task *task_begin(struct nexus *n, enum task_kind kind)
+{
+	struct task *t = make(sizeof(*t));
+
+	t->kind = kind;
+	t->nexus = n;
+	t->tag = ++w.next_tag;
+	t->begun = ++w.clock;
+	t->ut.nexus_id = n->id;
+	t->ut.cancel = task_cancel;
+	t->checks = chance(2) == 0;
+	t->parallel = chance(2) == 0;
+	t->lazy = chance(4) == 0;
+	loop_timer_init(&t->wait, n->loop, task_waited);
+	list_push_back(&w.tasks, &t->link);
+	n->ntasks++;
+	unit_task_begin(n->attach->ua.channel, &t->ut);
+	return t;
+}
+
+static void begin_io(struct nexus *n)
+{
+	struct task *t = task_begin(n, TASK_IO);
+
+	t->nios = 1 + (unsigned)chance(IOS_MAX);
+	for (unsigned i = 0; i < t->nios; i++)
+		io_choose(&t->ios[i], t);
+	if (chance(3) == 0)
+		CHECK(loop_timer_start(&t->wait, chance(20) * TICK_NS) == 0);
+	else
+		task_go_on(t);
+}
+
+static void begin_update(struct nexus *n)
+{
+	struct task *t;
+
+	if ((channel_view(n->attach->ua.channel)->flags & UNIT_LOCKS_ARMED) == 0) {
+		begin_io(n);
+		return;
+	}
+	t = task_begin(n, TASK_UPDATE);
+	t->lazy = false;
+	io_choose(&t->ios[0], t);
+	update_begin(t);
+}
+
+/* ---- Control operations ---- */
+
+static int op_edit(struct unit_op *uop, struct unit_view *next)
+{
+	struct op *op = container_of(uop, struct op, op);
+	unsigned keep = op->kind == PUBLISH ? UNIT_LOCKS_ARMED : 0;
+
+	PROMISE(loop_self() != NULL && next->generation != 0, "edit outside the steward");
+	if (op->fails)
+		return -EINVAL;
+	/* Disarming would break an update in two. */
+	if (w.exclusives != 0)
+		keep = UNIT_LOCKS_ARMED;
+	next->holder = op->wanted.holder;
+	next->size = op->wanted.size;
+	next->flags = (op->wanted.flags & ~keep) | (next->flags & keep);
+	op->generation = w.newest + 1;
+	CHECK(op->generation < VIEWS_MAX);
+	w.views[op->generation] = *next;
+	w.views[op->generation].generation = op->generation;
+	w.changes[op->generation] = op->op.changes;
+	w.origins[op->generation] = op->op.nexus_id;
+	w.newest = op->generation;
+	return 0;
+}
+
+static void act_is_over(struct loop_timer *timer)
+{
+	struct op *op = container_of(timer, struct op, act_timer);
+
+	PROMISE(list_empty(&w.stored), "I/O in the store while a QUIESCE acts");
+	w.acting--;
+	unit_op_acted(&op->op, op->fails ? -EIO : 0);
+}
+
+static void op_act(struct unit_op *uop)
+{
+	struct op *op = container_of(uop, struct op, op);
+
+	PROMISE(list_empty(&w.stored), "a QUIESCE acts with I/O in the store");
+	PROMISE(uop->timeout_ns == 0 || now() <= op->submitted_ns + uop->timeout_ns + SLACK_NS,
+		"a QUIESCE acts past its deadline");
+	op->acted = true;
+	w.acting++;
+	loop_timer_init(&op->act_timer, loop_self(), act_is_over);
+	if (chance(2) == 0)
+		act_is_over(&op->act_timer);
+	else
+		CHECK(loop_timer_start(&op->act_timer, chance(8) * TICK_NS) == 0);
+}
+
+static bool op_matches(const struct unit_op *uop, const struct unit_task *ut)
+{
+	const struct op *op = container_of(uop, const struct op, op);
+	const struct task *t = container_of(ut, const struct task, ut);
+
+	if (t == op->task)
+		return false;
+	switch (op->matching) {
+	case OF_NEXUS:
+		return ut->nexus_id == op->match_nexus;
+	case OF_TASK:
+		return t->tag == op->match_tag;
+	case ALL_BUT_NEXUS:
+		return ut->nexus_id != op->match_nexus;
+	case ALL:
+		break;
+	}
+	return true;
+}
+
+static void check_told(const struct op *op)
+{
+	uint64_t g = op->generation;
+
+	w.answered = max_u64(w.answered, g);
+	for (unsigned i = 0; i < w.nnexuses; i++) {
+		const struct nexus *n = &w.nexuses[i];
+
+		if (!n->attached)
+			continue;
+		PROMISE(channel_view(n->attach->ua.channel)->generation >= g,
+			"a loop does not see view %llu that was answered", (unsigned long long)g);
+		PROMISE(w.changes[g] == 0 || n->attach->since >= g || n->attach->told[g],
+			"a nexus was not told of view %llu", (unsigned long long)g);
+	}
+}
+
+static void check_aborted(const struct op *op)
+{
+	list_for_each (pos, &w.tasks) {
+		struct task *t = list_entry(pos, struct task, link);
+
+		PROMISE(t->begun > op->submitted || !op_matches(&op->op, &t->ut),
+			"an ABORT is done and a victim of it is left");
+	}
+	PROMISE(now() <= max_u64(op->submitted_ns, op->victims_gone_ns) + SLACK_NS,
+		"an ABORT waited for more than its victims");
+}
+
+static void check_quiesced(const struct op *op, int err)
+{
+	uint64_t deadline = op->submitted_ns + op->op.timeout_ns;
+
+	if (err == -ETIMEDOUT)
+		PROMISE(op->op.timeout_ns != 0 && !op->acted && now() >= deadline,
+			"a QUIESCE was given up before its deadline");
+	PROMISE(op->op.timeout_ns == 0 || now() <= deadline + SLACK_NS,
+		"a QUIESCE outlasts its deadline");
+	PROMISE(err != 0 || op->acted, "a QUIESCE was done without acting");
+}
+
+static void check_op(const struct op *op, int err)
+{
+	tally.cancelled_op += err == -ECANCELED;
+	tally.timed_out += err == -ETIMEDOUT;
+	if (err == -ECANCELED)
+		PROMISE(op->cancelled || op->task->ut.aborted,
+			"an operation was cancelled by nobody");
+	else if (err != 0 && err != -ETIMEDOUT)
+		PROMISE(op->fails, "an operation failed with %d", err);
+	PROMISE(err == 0 || op->generation == 0, "an operation failed and changed the view");
+	if (op->kind == QUIESCE)
+		check_quiesced(op, err);
+	if (op->kind == ABORT) {
+		tally.aborted += err == 0;
+		if (err == 0)
+			check_aborted(op);
+		return;
+	}
+	tally.quiesced += op->kind == QUIESCE && err == 0;
+	tally.published += op->kind == PUBLISH && err == 0;
+	if (err == 0)
+		check_told(op);
+}
+
+static void op_done(struct unit_op *uop, int err)
+{
+	struct op *op = container_of(uop, struct op, op);
+	struct task *t = op->task;
+
+	PROMISE(loop_self() == uop->loop, "an operation done on another loop");
+	list_remove(&op->link);
+	check_op(op, err);
+	w.nops--;
+	free(op);
+	if (t != NULL) {
+		t->op = NULL;
+		task_go_on(t);
+	}
+}
+
+static void choose_view(struct op *op)
+{
+	struct unit_view *v = &op->wanted;
+
+	v->holder = chance(3) == 0 ? w.nexuses[chance(w.nnexuses)].id : 0;
+	v->size = chance(4) == 0 ? DISK_BYTES / 2 : DISK_BYTES;
+	v->flags = (chance(6) == 0 ? UNIT_WRITE_PROTECTED : 0u) |
+		   (chance(12) == 0 ? UNIT_STOPPED : 0u) | (chance(2) == 0 ? UNIT_LOCKS_ARMED : 0u);
+	op->fails = chance(8) == 0;
+	op->op.changes = chance(4) == 0 ? 0 : UNIT_CHANGED_SIZE;
+	op->op.edit = op_edit;
+}
+
+static void choose_deadline(struct op *op)
+{
+	static const unsigned ticks[] = {0, 0, 3, 10, 20, 100};
+
+	op->op.timeout_ns = ticks[chance(ARRAY_LEN(ticks))] * TICK_NS;
+	op->op.act = op_act;
+}
+
+static void choose_victims(struct op *op)
+{
+	op->matching = (enum matching)chance(4);
+	op->match_nexus = w.nexuses[chance(w.nnexuses)].id;
+	op->match_tag = 1 + chance(w.next_tag);
+	op->op.matches = op_matches;
+}
+
+static void submit_op(struct nexus *n, struct op *op)
+{
+	static void (*const submit[NKINDS])(struct unit_op *) = {
+		[PUBLISH] = unit_publish, [QUIESCE] = unit_quiesce, [ABORT] = unit_abort};
+
+	op->op.unit = w.unit;
+	op->op.loop = n->loop;
+	op->op.nexus_id = n->id;
+	op->op.task = op->task != NULL ? &op->task->ut : NULL;
+	op->op.done = op_done;
+	op->submitted = ++w.clock;
+	op->submitted_ns = now();
+	w.nops++;
+	list_init(&op->link);
+	if (op->kind == ABORT)
+		list_push_back(&w.aborts, &op->link);
+	submit[op->kind](&op->op);
+	if (op->kind != ABORT && chance(16) == 0) {
+		op->cancelled = true;
+		unit_op_cancel(&op->op);
+	}
+}
+
+static void begin_control(struct nexus *n)
+{
+	struct op *op = make(sizeof(*op));
+	uint64_t kind = chance(5);
+
+	op->kind = kind < 2 ? PUBLISH : kind < 3 ? QUIESCE : ABORT;
+	if (chance(4) != 0) {
+		op->task = task_begin(n, TASK_CONTROL);
+		op->task->op = op;
+	}
+	if (op->kind == ABORT)
+		choose_victims(op);
+	else
+		choose_view(op);
+	if (op->kind == QUIESCE)
+		choose_deadline(op);
+	submit_op(n, op);
+}
+
+/* ---- Nexuses ---- */
+
+static void was_attached(struct unit_attach *ua, int err)
+{
+	struct attach *a = container_of(ua, struct attach, ua);
+
+	PROMISE(err == 0 && loop_self() == ua->loop, "attached in the wrong place");
+	PROMISE(channel_view(ua->channel)->generation >= w.answered,
+		"a loop joined with an old view");
+	a->since = channel_view(ua->channel)->generation;
+	a->nexus->attached = true;
+}
+
+static void was_told(struct unit_attach *ua, unsigned changes, uint64_t origin)
+{
+	struct attach *a = container_of(ua, struct attach, ua);
+	uint64_t g = channel_view(ua->channel)->generation;
+
+	PROMISE(loop_self() == ua->loop, "told on another loop");
+	PROMISE(g > a->since && !a->told[g], "told twice of one view");
+	PROMISE(changes == w.changes[g] && origin == w.origins[g], "told of something else");
+	a->told[g] = true;
+}
+
+static void nexus_attach(struct nexus *n)
+{
+	struct attach *a = make(sizeof(*a));
+
+	n->id = ++w.next_nexus;
+	n->attach = a;
+	a->nexus = n;
+	a->ua.nexus_id = n->id;
+	a->ua.loop = n->loop;
+	a->ua.attached = was_attached;
+	a->ua.changed = was_told;
+	unit_attach(w.unit, &a->ua);
+	PROMISE(!n->attached, "attached on the caller's stack");
+}
+
+static void nexus_detach(struct nexus *n)
+{
+	unit_detach(&n->attach->ua);
+	free(n->attach);
+	n->attach = NULL;
+	n->attached = false;
+}
+
+static void attached_action(struct nexus *n)
+{
+	uint64_t what = chance(16);
+
+	if (what == 0 && n->ntasks == 0)
+		nexus_detach(n);
+	else if (what < 6)
+		begin_control(n);
+	else if (what < 8)
+		begin_update(n);
+	else
+		begin_io(n);
+}
+
+static void nexus_acts(struct loop_timer *timer)
+{
+	struct nexus *n = container_of(timer, struct nexus, act);
+
+	if (n->attach == NULL)
+		nexus_attach(n);
+	else if (n->attached)
+		attached_action(n);
+	if (++n->actions < ACTIONS)
+		CHECK(loop_timer_start(timer, chance(12) * TICK_NS) == 0);
+}
+
+/* ---- A run ---- */
+
+static void world_make(struct loop_set *set, uint64_t seed)
+{
+	static const struct store_type *const types[] = {&noting, NULL};
+	static const struct unit_identity identity = {.serial = "test"};
+	struct bdev_config bconfig = {.block_size = 512};
+	struct store_config sconfig = {.size = 0};
+	struct store *store;
+	struct bdev *bdev;
+
+	w = (struct world){.set = set, .seed = seed};
+	list_init(&w.tasks);
+	list_init(&w.stored);
+	list_init(&w.aborts);
+	CHECK(store_open(&store, set, types, "noting:", &sconfig, NULL) == 0);
+	CHECK(bdev_create(&bdev, store, &bconfig, NULL) == 0);
+	CHECK(unit_create(&w.unit, set, bdev, &identity, (unsigned)chance(NLOOPS)) == 0);
+	w.newest = w.answered = 1;
+	w.views[1] = (struct unit_view){.generation = 1, .size = DISK_BYTES};
+	w.nnexuses = 2 + (unsigned)chance(NEXUSES_MAX - 1);
+	for (unsigned i = 0; i < w.nnexuses; i++) {
+		struct nexus *n = &w.nexuses[i];
+
+		n->loop = loop_set_at(set, (unsigned)chance(NLOOPS));
+		loop_timer_init(&n->act, n->loop, nexus_acts);
+		CHECK(loop_timer_start(&n->act, chance(16) * TICK_NS) == 0);
+	}
+}
+
+static void check_counters(void)
+{
+	struct unit_stats stats;
+	uint64_t ops = 0, slow = 0;
+
+	unit_stats_read(w.unit, &stats);
+	for (unsigned i = 0; i < IO_NOPS; i++) {
+		ops += stats.op[i].ops;
+		for (unsigned b = 0; b < UNIT_LATENCY_BUCKETS; b++)
+			slow += stats.op[i].latency[b];
+	}
+	PROMISE(ops == w.ops_stored && slow == ops, "counted %llu of %llu I/Os",
+		(unsigned long long)ops, (unsigned long long)w.ops_stored);
+}
+
+static void world_end(void)
+{
+	PROMISE(w.nops == 0, "%u operations never ended", w.nops);
+	PROMISE(list_empty(&w.tasks), "a task never ended");
+	PROMISE(list_empty(&w.stored), "I/O left in the store");
+	for (unsigned i = 0; i < w.nnexuses; i++) {
+		if (w.nexuses[i].attach == NULL)
+			continue;
+		PROMISE(w.nexuses[i].attached, "a nexus was never attached");
+		nexus_detach(&w.nexuses[i]);
+	}
+	check_counters();
+	tally.stored += w.ops_stored;
+	unit_destroy(w.unit);
+}
+
+static uint64_t run_order(struct loop_set *set, uint64_t seed)
+{
+	uint64_t steps;
+
+	sim_reset(set, seed);
+	world_make(set, seed);
+	steps = sim_run(set, 1000000);
+	PROMISE(steps < 1000000, "it never comes to rest");
+	tally.steps += steps;
+	world_end();
+	return sim_trace(set);
+}
+
+static uint64_t env_number(const char *name, uint64_t otherwise)
+{
+	const char *text = getenv(name);
+
+	return text != NULL ? strtoull(text, NULL, 0) : otherwise;
+}
+
+static void show(const char *what, uint64_t n, uint64_t orders)
+{
+	printf("  %-34s %llu\n", what, (unsigned long long)n);
+	PROMISE(n != 0 || orders < 1000, "the test never made this happen: %s", what);
+}
+
+static void show_tally(uint64_t orders)
+{
+	printf("%llu orders:\n", (unsigned long long)orders);
+	show("steps", tally.steps, orders);
+	show("I/O that reached the store", tally.stored, orders);
+	show("I/O that was refused", tally.refused, orders);
+	show("... for an old generation", tally.stale, orders);
+	show("... for another holder", tally.conflict, orders);
+	show("... for its task was aborted", tally.cancelled_io, orders);
+	show("atomic updates", tally.updates, orders);
+	show("... that waited for their lock", tally.lock_waits, orders);
+	show("PUBLISH done", tally.published, orders);
+	show("QUIESCE done", tally.quiesced, orders);
+	show("QUIESCE past its deadline", tally.timed_out, orders);
+	show("ABORT done", tally.aborted, orders);
+	show("... their victims", tally.victims, orders);
+	show("operations cancelled", tally.cancelled_op, orders);
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t orders = env_number("SPINDLE_SIM_ORDERS", 100000);
+	uint64_t only = env_number("SPINDLE_SIM_SEED", 0);
+	struct loop_set *set;
+
+	program = argv[0];
+	signal(SIGABRT, on_abort);
+	if (__sanitizer_set_death_callback != NULL)
+		__sanitizer_set_death_callback(tell_seed);
+	CHECK(sim_create(&set, NLOOPS, 0) == 0);
+	for (uint64_t seed = only != 0 ? only : 1; seed <= (only != 0 ? only : orders); seed++) {
+		uint64_t trace = run_order(set, seed);
+
+		if (seed % 1000 == 0)
+			PROMISE(run_order(set, seed) == trace, "one seed gave two orders");
+	}
+	loop_set_destroy(set);
+	show_tally(only != 0 ? 1 : orders);
+	return 0;
+}
