@@ -41,7 +41,16 @@ static int disk_names(struct daemon *dm, struct disk *disk, const struct run_opt
 	return err < 0 ? err : iscsi_name_check(disk->iqn, d);
 }
 
-static int disk_open_unit(struct disk *disk, const struct run_options *o, unsigned index,
+/* What a layer says of a disk it does not know the name of. */
+static int about_disk(const struct disk *disk, int err, const struct diag *said, struct diag *d)
+{
+	diag_set(d, err, "%s: %s", disk->spec, said->what[0] != '\0' ? said->what : strerror(-err));
+	if (said->fix[0] != '\0')
+		diag_fix(d, "%s", said->fix);
+	return err;
+}
+
+static int disk_open_bdev(struct bdev **out, struct disk *disk, const struct run_options *o,
 			  struct diag *d)
 {
 	struct store_config store_config = {.size = o->size, .read_only = o->read_only};
@@ -49,25 +58,38 @@ static int disk_open_unit(struct disk *disk, const struct run_options *o, unsign
 		.block_size = run_options_block_size(o),
 		.read_only = o->read_only,
 	};
-	struct loop_set *set = disk->daemon->set;
-	struct unit_identity identity;
 	struct store *store;
-	struct bdev *bdev;
+	struct diag said;
 	int err;
 
-	err = store_open(&store, set, registry_stores, disk->spec, &store_config, d);
+	err = store_open(&store, disk->daemon->set, registry_stores, disk->spec, &store_config, d);
 	if (err < 0)
 		return err;
-	err = bdev_create(&bdev, store, &bdev_config, d);
+	diag_init(&said);
+	err = bdev_create(out, store, &bdev_config, &said);
+	return err < 0 ? about_disk(disk, err, &said, d) : 0;
+}
+
+static int disk_open_unit(struct disk *disk, const struct run_options *o, unsigned index,
+			  struct diag *d)
+{
+	struct loop_set *set = disk->daemon->set;
+	struct unit_identity identity;
+	struct bdev *bdev;
+	struct diag said;
+	int err;
+
+	err = disk_open_bdev(&bdev, disk, o, d);
 	if (err < 0)
 		return err;
-	err = unit_identity_load(store, &identity, &disk->identity_renewed, d);
+	diag_init(&said);
+	err = unit_identity_load(bdev_store(bdev), &identity, &disk->identity_renewed, &said);
 	if (err < 0) {
 		bdev_destroy(bdev);
-		return err;
+		return about_disk(disk, err, &said, d);
 	}
 	err = unit_create(&disk->unit, set, bdev, &identity, index % loop_set_count(set));
-	return err < 0 ? diag_set(d, err, "cannot set up %s: %s", disk->spec, strerror(-err)) : 0;
+	return err < 0 ? about_disk(disk, err, &said, d) : 0;
 }
 
 static int disk_open(struct disk *disk, const struct run_options *o, unsigned index, struct diag *d)

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import tempfile
 
-from common import MIB, Spindle, binary, expect_error, main, run
+from harness import MIB, Spindle, binary, expect_error, main, run, wait_until
 
 
 def test_version():
@@ -174,8 +174,7 @@ def test_engine_is_logged():
     for env, engine in (({"SPINDLE_NO_URING": "1"}, 'disk_engine="worker threads"'),
                         ({}, "disk_engine=")):
         with Spindle("ram:1M", args=["-v"], env=env) as s:
-            pass_text = s.stderr()
-            assert engine in pass_text, pass_text
+            wait_until(lambda: engine in s.stderr(), 10, f"{engine} in the log")
 
 
 main(globals())

@@ -2,7 +2,7 @@
 
 import socket
 
-from common import Spindle, expect_error, main, need_tool, tool
+from harness import Spindle, expect_error, main, need_tool, tool
 
 
 def has_ipv6():

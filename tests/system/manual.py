@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 
-from common import SOURCE, main, need_tool, run
+from harness import SOURCE, main, need_tool, run
 
 PAGE = os.path.join(SOURCE, "man", "spindle.1")
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import tempfile
 
-from common import GIB, MIB, Spindle, binary, main
+from harness import GIB, MIB, Spindle, binary, main
 
 
 def test_line_is_exact():
