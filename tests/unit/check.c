@@ -60,6 +60,15 @@ static void patches_beyond_the_end(void)
 	writer_patch_be32(&w, 0, 1);
 }
 
+static void patches_across_the_end(void)
+{
+	uint8_t raw[8];
+	struct writer w = writer_of(raw, sizeof(raw));
+
+	write_be16(&w, 1);
+	writer_patch_be16(&w, 1, 1);
+}
+
 static void true_goes_on(void **state)
 {
 	char text[512];
@@ -81,11 +90,13 @@ static void false_aborts_and_says_where(void **state)
 
 static void a_patch_of_unwritten_bytes_is_a_bug(void **state)
 {
+	void (*const bugs[])(void) = {patches_beyond_the_end, patches_across_the_end};
 	char text[512];
-	int status = run_apart(patches_beyond_the_end, text, sizeof(text));
 
-	assert_true(WIFSIGNALED(status));
-	assert_non_null(strstr(text, "check failed"));
+	for (unsigned i = 0; i < ARRAY_LEN(bugs); i++) {
+		assert_true(WIFSIGNALED(run_apart(bugs[i], text, sizeof(text))));
+		assert_non_null(strstr(text, "check failed"));
+	}
 }
 
 int main(void)

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <time.h>
 #include <unistd.h>
 
 /* 2026-11-20T13:00:01.123Z */
@@ -103,6 +104,34 @@ static void level_drops_what_is_more_verbose(void **state)
 	assert_non_null(strstr(buf, " error kept-too\n"));
 }
 
+/* A log that is gone (a closed pipe, a full disk) stops nobody. */
+static void nowhere_to_write_is_no_trouble(void **state)
+{
+	const struct log log = {.fd = -1, .level = LOG_DEBUG};
+
+	log_event(&log, LOG_DEBUG, "lost");
+}
+
+static void lines_carry_the_time(void **state)
+{
+	int fds[2];
+	struct log log;
+	char buf[256], before[32], after[32];
+	time_t now = time(NULL);
+
+	assert_int_equal(pipe(fds), 0);
+	log = (struct log){.fd = fds[1], .level = LOG_INFO};
+	strftime(before, sizeof(before), "%Y-%m-%dT%H:%M:%S", gmtime(&now));
+	log_event(&log, LOG_INFO, "now");
+	now = time(NULL);
+	strftime(after, sizeof(after), "%Y-%m-%dT%H:%M:%S.999Z", gmtime(&now));
+	close(fds[1]);
+	read_all(fds[0], buf, sizeof(buf));
+	close(fds[0]);
+	assert_true(strncmp(buf, before, strlen(before)) >= 0);
+	assert_true(strncmp(buf, after, strlen(after)) <= 0);
+}
+
 static void *write_lines(void *arg)
 {
 	for (unsigned i = 0; i < 100; i++)
@@ -142,6 +171,8 @@ int main(void)
 		cmocka_unit_test(strange_values),
 		cmocka_unit_test(cut_lines_are_marked),
 		cmocka_unit_test(level_drops_what_is_more_verbose),
+		cmocka_unit_test(lines_carry_the_time),
+		cmocka_unit_test(nowhere_to_write_is_no_trouble),
 		cmocka_unit_test(lines_of_threads_do_not_mix),
 	};
 

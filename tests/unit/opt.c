@@ -137,28 +137,32 @@ static void defaults(void **state)
 static void refusals_say_why(void **state)
 {
 	static const struct {
-		const char *name, *value, *text;
+		const char *name, *value;
+		int err;
+		const char *text;
 	} rows[] = {
-		{"ro", "maybe", "option ro: \"maybe\" is neither on nor off; give on or off"},
-		{"threads", "0", "option threads: \"0\" is too small, at least 1"},
-		{"threads", "65", "option threads: \"65\" is too large, at most 64"},
-		{"threads", "two",
+		{"ro", "maybe", -EINVAL,
+		 "option ro: \"maybe\" is neither on nor off; give on or off"},
+		{"threads", "0", -ERANGE, "option threads: \"0\" is too small, at least 1"},
+		{"threads", "65", -ERANGE, "option threads: \"65\" is too large, at most 64"},
+		{"threads", "two", -EINVAL,
 		 "option threads: \"two\" is not understood; give a whole number"},
-		{"size", "511", "option size: \"511\" is too small, at least 512 B"},
-		{"size", "9E", "option size: \"9E\" is too large, at most 8 EiB"},
-		{"size", "99E", "option size: \"99E\" is too large"},
-		{"size", "1\n",
+		{"size", "511", -ERANGE, "option size: \"511\" is too small, at least 512 B"},
+		{"size", "9E", -ERANGE, "option size: \"9E\" is too large, at most 8 EiB"},
+		{"size", "99E", -ERANGE, "option size: \"99E\" is too large"},
+		{"size", "1\n", -EINVAL,
 		 "option size: \"1\\x0a\" is not understood; give bytes, or a size like "
 		 "100G or 100GiB (binary) or 100GB (decimal)"},
-		{"size", NULL,
+		{"size", NULL, -EINVAL,
 		 "option size needs a value; give bytes, or a size like "
 		 "100G or 100GiB (binary) or 100GB (decimal)"},
-		{"wait", "9ms", "option wait: \"9ms\" is too small, at least 10ms"},
-		{"name", "", "option name: \"\" is too short, at least 1 bytes"},
-		{"name", "ninechars", "option name: \"ninechars\" is too long, at most 8 bytes"},
-		{"block-size", "1024",
+		{"wait", "9ms", -ERANGE, "option wait: \"9ms\" is too small, at least 10ms"},
+		{"name", "", -EINVAL, "option name: \"\" is too short, at least 1 bytes"},
+		{"name", "ninechars", -EINVAL,
+		 "option name: \"ninechars\" is too long, at most 8 bytes"},
+		{"block-size", "1024", -EINVAL,
 		 "option block-size: there is no \"1024\"; give one of 512|4096"},
-		{"block", "512",
+		{"block", "512", -EINVAL,
 		 "there is no option \"block\"; options are ro, threads, size, wait, name, "
 		 "block-size, listen"},
 	};
@@ -172,9 +176,10 @@ static void refusals_say_why(void **state)
 		struct diag d;
 
 		diag_init(&d);
-		assert_true(opt_set(table, &c, rows[i].name, rows[i].value, &d) < 0);
+		assert_int_equal(opt_set(table, &c, rows[i].name, rows[i].value, &d), rows[i].err);
 		assert_string_equal(diag_text(&d, buf, sizeof(buf)), rows[i].text);
-		assert_true(opt_set(table, &c, rows[i].name, rows[i].value, NULL) < 0);
+		assert_int_equal(opt_set(table, &c, rows[i].name, rows[i].value, NULL),
+				 rows[i].err);
 	}
 	assert_memory_equal(&c, &before, sizeof(c));
 }
