@@ -13,8 +13,9 @@ ARGS =
 
 MAKEFLAGS += --no-print-directory
 
+# Says nothing when there is nothing to do.
 build: build/build.ninja
-	@ninja --quiet -C build
+	@ninja -C build -n | grep -q 'no work to do' || ninja -C build
 
 build/build.ninja:
 	@scripts/deps
@@ -41,7 +42,8 @@ bench:
 
 install: build
 	@meson configure build -Dprefix="$(PREFIX)"
-	@DESTDIR="$(DESTDIR)" meson install -C build --quiet
+	@ninja -C build >/dev/null
+	@DESTDIR="$(DESTDIR)" meson install -C build --no-rebuild --quiet
 
 clean:
 	@rm -rf build build-asan build-tsan build-clang build-release
