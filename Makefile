@@ -10,6 +10,7 @@ LISTEN = 127.0.0.1:3260
 PREFIX = /usr/local
 DESTDIR =
 ARGS =
+SETUP = meson setup build --buildtype=release -Db_lto=true -Dtests=false
 
 MAKEFLAGS += --no-print-directory
 
@@ -19,7 +20,7 @@ build: build/build.ninja
 
 build/build.ninja:
 	@scripts/deps
-	@meson setup build --buildtype=release -Db_lto=true -Dtests=false >/dev/null
+	@$(SETUP) >/dev/null || $(SETUP)
 
 # exec: the shell of the recipe becomes the server, so that Ctrl-C reaches it and its status is ours.
 run:
