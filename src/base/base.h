@@ -5,6 +5,8 @@
 #ifndef SPINDLE_BASE_H
 #define SPINDLE_BASE_H
 
+#include <errno.h> /* 0 or a negative errno is what functions return, everywhere */
+
 #include "base/bytes.h"
 #include "base/crc32c.h"
 #include "base/diag.h"
