@@ -1,0 +1,449 @@
+/*
+ * What a nexus is told and what stops it: unit attentions, reservations, the stopped and the
+ * protected unit, views that change on a command's way, and the order of these checks.
+ */
+#include "scsi_fixture.h"
+
+static struct fx fx;
+static struct fx_nexus a, b;
+
+/* The same unit behind two LUNs would not be one: LUN 0 and LUN 1 are two units. */
+static int up(void **state)
+{
+	fx_init(&fx);
+	fx_add_disk(&fx, "fault:volatile=on:ram:16M", 512, false);
+	fx_add_disk(&fx, "ram:16M", 512, false);
+	assert_int_equal(scsi_target_add_lun(fx.target, 0, fx.lus[0]), 0);
+	assert_int_equal(scsi_target_add_lun(fx.target, 1, fx.lus[1]), 0);
+	fx_start(&fx);
+	fx_open(&fx, &a);
+	fx_open(&fx, &b);
+	return 0;
+}
+
+static int up_attended(void **state)
+{
+	up(state);
+	for (uint8_t lun = 0; lun < 2; lun++) {
+		fx_take_power_on(&a, lun);
+		fx_take_power_on(&b, lun);
+	}
+	return 0;
+}
+
+static int down(void **state)
+{
+	fx_close(&a);
+	fx_close(&b);
+	fx_down(&fx);
+	return 0;
+}
+
+/* ---- Views that the test publishes ---- */
+
+struct publish {
+	struct unit_op op;
+	uint64_t holder, size;
+	unsigned flags;
+	sem_t sem;
+	int err;
+};
+
+static int publish_edit(struct unit_op *op, struct unit_view *next)
+{
+	struct publish *p = container_of(op, struct publish, op);
+
+	next->holder = p->holder;
+	next->flags = p->flags;
+	if (p->size != 0)
+		next->size = p->size;
+	return 0;
+}
+
+static void publish_done(struct unit_op *op, int err)
+{
+	struct publish *p = container_of(op, struct publish, op);
+
+	p->err = err;
+	sem_post(&p->sem);
+}
+
+static void publish_run(void *arg)
+{
+	unit_publish(&((struct publish *)arg)->op);
+}
+
+static void publish(struct publish *p, unsigned changes, uint64_t origin)
+{
+	p->op = (struct unit_op){.unit = fx.units[0],
+				 .loop = fx.loop,
+				 .nexus_id = origin,
+				 .edit = publish_edit,
+				 .changes = changes,
+				 .done = publish_done};
+	sem_init(&p->sem, 0, 0);
+	fx_call(&fx, publish_run, p);
+	fx_wait(&p->sem);
+	assert_int_equal(p->err, 0);
+	sem_destroy(&p->sem);
+}
+
+/* ---- Commands ---- */
+
+static struct fx_task *tur(struct fx_nexus *n)
+{
+	return FX_CMD(n, 0, 0x00, 0, 0, 0, 0, 0);
+}
+
+static void expect_ready(struct fx_nexus *n)
+{
+	struct fx_task *ft = tur(n);
+
+	fx_good(ft);
+	fx_task_free(ft);
+}
+
+static void expect_sense(struct fx_nexus *n, uint8_t key, uint8_t asc, uint8_t ascq)
+{
+	struct fx_task *ft = tur(n);
+
+	fx_sense(ft, key, asc, ascq);
+	fx_task_free(ft);
+}
+
+static void expect_conflict(struct fx_task *ft)
+{
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	assert_int_equal(ft->t.sense_len, 0);
+	fx_task_free(ft);
+}
+
+static void expect_requested(struct fx_nexus *n, uint8_t key, uint8_t asc, uint8_t ascq)
+{
+	struct fx_task *ft = FX_CMD(n, 18, 0x03, 0, 0, 0, 18, 0);
+
+	fx_good(ft);
+	assert_int_equal(ft->data[2], key);
+	assert_int_equal(ft->data[12], asc);
+	assert_int_equal(ft->data[13], ascq);
+	fx_task_free(ft);
+}
+
+static void start_stop(struct fx_nexus *n, uint8_t byte_4)
+{
+	struct fx_task *ft = FX_CMD(n, 0, 0x1b, 0, 0, 0, byte_4, 0);
+
+	fx_good(ft);
+	fx_task_free(ft);
+}
+
+/* ---- Unit attentions ---- */
+
+static void each_nexus_hears_once_of_each_lun(void **state)
+{
+	fx_take_power_on(&a, 0);
+	expect_ready(&a);
+	fx_take_power_on(&a, 1);
+	fx_take_power_on(&b, 1);
+	expect_sense(&b, 0x6, 0x29, 0x00);
+	expect_ready(&b);
+	expect_ready(&a);
+}
+
+static void a_new_nexus_hears_again(void **state)
+{
+	struct fx_nexus c;
+
+	fx_open(&fx, &c);
+	expect_sense(&c, 0x6, 0x29, 0x00);
+	fx_close(&c);
+	fx_open(&fx, &c);
+	expect_sense(&c, 0x6, 0x29, 0x00);
+	fx_close(&c);
+}
+
+static void inquiry_and_report_luns_leave_it_alone(void **state)
+{
+	struct fx_task *ft = FX_CMD(&a, 96, 0x12, 0, 0, 0, 96, 0);
+
+	fx_good(ft);
+	fx_task_free(ft);
+	ft = FX_CMD(&a, 64, 0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	expect_sense(&a, 0x6, 0x29, 0x00);
+	expect_ready(&a);
+}
+
+static void request_sense_tells_and_clears_it(void **state)
+{
+	expect_requested(&a, 0x6, 0x29, 0x00);
+	expect_requested(&a, 0x0, 0x00, 0x00);
+	expect_ready(&a);
+	expect_sense(&b, 0x6, 0x29, 0x00);
+}
+
+static void a_malformed_command_leaves_it_alone(void **state)
+{
+	struct fx_task *ft = FX_CMD(&a, 0, 0x00, 1, 0, 0, 0, 0);
+
+	fx_bad_field(ft, 1, 0);
+	fx_task_free(ft);
+	expect_sense(&a, 0x6, 0x29, 0x00);
+}
+
+/* Power on first, then the change of size, which the one who made it does not hear of. */
+static void they_are_told_in_order_of_precedence(void **state)
+{
+	struct publish p = {.size = 8 * MiB};
+	struct fx_task *ft;
+
+	fx_take_power_on(&a, 0);
+	publish(&p, UNIT_CHANGED_SIZE, a.nexus.id);
+	expect_ready(&a);
+	expect_sense(&b, 0x6, 0x29, 0x00);
+	expect_requested(&b, 0x6, 0x2a, 0x09);
+	expect_ready(&b);
+	publish(&p, UNIT_CHANGED_SIZE, 0);
+	expect_sense(&a, 0x6, 0x2a, 0x09);
+	expect_sense(&b, 0x6, 0x2a, 0x09);
+	ft = FX_CMD(&a, 8, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+	fx_good(ft);
+	assert_int_equal(load_be32(ft->data), 8 * MiB / 512 - 1);
+	fx_task_free(ft);
+}
+
+/* ---- Reservations ---- */
+
+static void a_conflict_comes_first_and_clears_nothing(void **state)
+{
+	struct publish p = {0};
+	struct fx_task *ft;
+
+	p.holder = a.nexus.id;
+	publish(&p, 0, a.nexus.id);
+	fx_take_power_on(&a, 0);
+	expect_ready(&a);
+	expect_conflict(tur(&b));
+	ft = fx_rw(&b, 0x2a, 0, 1);
+	fx_expect_out(ft, 512);
+	fx_run(&fx, ft);
+	assert_int_equal(ft->moved, 0);
+	fx_residual(ft, 512, 0);
+	expect_conflict(ft);
+	ft = FX_CMD(&b, 96, 0x12, 0, 0, 0, 96, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	p.holder = 0;
+	publish(&p, 0, a.nexus.id);
+	expect_sense(&b, 0x6, 0x29, 0x00);
+	expect_ready(&b);
+}
+
+/* ---- START STOP UNIT ---- */
+
+static void a_stopped_unit_is_not_ready_for_anyone(void **state)
+{
+	struct fx_task *ft;
+
+	start_stop(&a, 0x00);
+	expect_sense(&a, 0x2, 0x04, 0x02);
+	expect_sense(&b, 0x2, 0x04, 0x02);
+	expect_requested(&b, 0x2, 0x04, 0x02);
+	ft = fx_rw(&b, 0x28, 0, 1);
+	fx_expect_in(ft, 512);
+	fx_run(&fx, ft);
+	fx_sense(ft, 0x2, 0x04, 0x02);
+	fx_task_free(ft);
+	ft = FX_CMD(&b, 96, 0x12, 0, 0, 0, 96, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	ft = FX_CMD(&b, 96, 0x1a, 0, 0x3f, 0, 96, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	start_stop(&b, 0x00);
+	start_stop(&b, 0x01);
+	expect_ready(&a);
+	expect_ready(&b);
+	start_stop(&b, 0x01);
+	expect_ready(&a);
+}
+
+static uint64_t flushes(void)
+{
+	static struct unit_stats stats;
+
+	unit_stats_read(fx.units[0], &stats);
+	return stats.op[IO_FLUSH].ops;
+}
+
+static void stopping_flushes_unless_told_not_to(void **state)
+{
+	start_stop(&a, 0x00);
+	assert_int_equal(flushes(), 1);
+	start_stop(&a, 0x01);
+	start_stop(&a, 0x04);
+	start_stop(&a, 0x05);
+	assert_int_equal(flushes(), 1);
+	expect_ready(&a);
+}
+
+static void a_disk_has_nothing_to_eject_and_no_power_conditions(void **state)
+{
+	struct fx_task *ft = FX_CMD(&a, 0, 0x1b, 0, 0, 0, 0x02, 0);
+
+	fx_bad_field(ft, 4, 1);
+	fx_task_free(ft);
+	ft = FX_CMD(&a, 0, 0x1b, 0, 0, 0, 0x10, 0);
+	fx_bad_field(ft, 4, 4);
+	fx_task_free(ft);
+	expect_ready(&a);
+}
+
+/* ---- Protection that comes and goes ---- */
+
+static void a_write_protected_view(void **state)
+{
+	struct publish p = {.flags = UNIT_WRITE_PROTECTED};
+	struct fx_task *ft;
+
+	publish(&p, 0, 0);
+	ft = fx_rw(&a, 0x2a, 0, 1);
+	fx_expect_out(ft, 512);
+	fx_run(&fx, ft);
+	fx_sense(ft, 0x7, 0x27, 0x00);
+	fx_task_free(ft);
+	ft = FX_CMD(&a, 4, 0x1a, 8, 0x3f, 0, 4, 0);
+	fx_good(ft);
+	assert_int_equal(ft->data[2], 0x90);
+	fx_task_free(ft);
+	p.flags = 0;
+	publish(&p, 0, 0);
+	ft = fx_rw(&a, 0x2a, 0, 1);
+	fx_expect_out(ft, 512);
+	fx_run(&fx, ft);
+	fx_good(ft);
+	fx_task_free(ft);
+}
+
+/* ---- The view changes while a write waits for its data ---- */
+
+static struct fx_task *write_that_waits(struct fx_nexus *n, uint32_t nblocks)
+{
+	struct fx_task *ft = fx_rw(n, 0x8a, 0, nblocks);
+
+	ft->moves = FX_HOLD;
+	memset(ft->data, 0xdd, nblocks * 512);
+	fx_expect_out(ft, nblocks * 512);
+	fx_submit(&fx, ft);
+	assert_true(ft->nheld != 0);
+	return ft;
+}
+
+static void expect_zeros(uint32_t nblocks)
+{
+	struct fx_task *ft = fx_rw(&a, 0x88, 0, nblocks);
+
+	fx_expect_in(ft, nblocks * 512);
+	fx_run(&fx, ft);
+	fx_good(ft);
+	for (uint32_t i = 0; i < nblocks * 512; i++)
+		assert_int_equal(ft->data[i], 0);
+	fx_task_free(ft);
+}
+
+static void a_write_that_lost_its_reservation(void **state)
+{
+	struct publish p = {0};
+	struct fx_task *ft = write_that_waits(&b, 1);
+
+	p.holder = a.nexus.id;
+	publish(&p, 0, a.nexus.id);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	expect_conflict(ft);
+	expect_zeros(1);
+}
+
+static void a_write_whose_view_changed_in_nothing_that_matters(void **state)
+{
+	struct publish p = {0};
+	struct fx_task *ft = write_that_waits(&b, 2 * SCSI_SEG_MAX / 512);
+
+	publish(&p, 0, a.nexus.id);
+	publish(&p, 0, a.nexus.id);
+	fx_release(&fx, ft);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	fx_good(ft);
+	fx_task_free(ft);
+}
+
+static void a_write_to_a_disk_that_shrank(void **state)
+{
+	struct publish p = {.size = 512};
+	struct fx_task *ft = write_that_waits(&b, 2);
+
+	publish(&p, UNIT_CHANGED_SIZE, b.nexus.id);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	fx_sense(ft, 0x5, 0x21, 0x00);
+	fx_information(ft, 1);
+	fx_task_free(ft);
+}
+
+static void a_write_to_a_disk_that_was_stopped(void **state)
+{
+	struct fx_task *ft = write_that_waits(&b, 1);
+
+	start_stop(&a, 0);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	fx_sense(ft, 0x2, 0x04, 0x02);
+	fx_task_free(ft);
+	start_stop(&a, 1);
+	expect_zeros(1);
+}
+
+/* One segment is in the store already: no checks from the start, but none is written past the
+ * holder either. */
+static void the_second_segment_meets_a_reservation(void **state)
+{
+	struct publish p = {0};
+	struct fx_task *ft = write_that_waits(&b, 2 * SCSI_SEG_MAX / 512);
+
+	fx_release(&fx, ft);
+	fx_settle(&fx);
+	assert_false(ft->finished);
+	p.holder = a.nexus.id;
+	publish(&p, 0, a.nexus.id);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	expect_conflict(ft);
+}
+
+#define TEST(t, setup) cmocka_unit_test_setup_teardown(t, setup, down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(each_nexus_hears_once_of_each_lun, up),
+		TEST(a_new_nexus_hears_again, up),
+		TEST(inquiry_and_report_luns_leave_it_alone, up),
+		TEST(request_sense_tells_and_clears_it, up),
+		TEST(a_malformed_command_leaves_it_alone, up),
+		TEST(they_are_told_in_order_of_precedence, up),
+		TEST(a_conflict_comes_first_and_clears_nothing, up),
+		TEST(a_stopped_unit_is_not_ready_for_anyone, up_attended),
+		TEST(stopping_flushes_unless_told_not_to, up_attended),
+		TEST(a_disk_has_nothing_to_eject_and_no_power_conditions, up_attended),
+		TEST(a_write_protected_view, up_attended),
+		TEST(a_write_that_lost_its_reservation, up_attended),
+		TEST(a_write_whose_view_changed_in_nothing_that_matters, up_attended),
+		TEST(a_write_to_a_disk_that_shrank, up_attended),
+		TEST(a_write_to_a_disk_that_was_stopped, up_attended),
+		TEST(the_second_segment_meets_a_reservation, up_attended),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
