@@ -211,10 +211,12 @@ void unit_submit(struct unit_io *uio)
 	uio->io.loop = c->loop;
 	uio->task->busy++;
 	uio->started_ns = loop_now_ns(c->loop);
-	if (c->gated)
-		park(c, uio);
-	else
+	if (!c->gated)
 		start(c, uio);
+	else if (uio->task->aborted)
+		end_early(uio, -ECANCELED);
+	else
+		park(c, uio);
 }
 
 static void update_gate(struct channel *c)
