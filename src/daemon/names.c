@@ -81,12 +81,12 @@ static const char *telling_part(const char *spec, size_t *len)
 
 void name_from_spec(char out[DISK_NAME_MAX + 1], const char *spec, const struct name_set *set)
 {
-	/* Room for a number behind it. */
-	char stem[DISK_NAME_MAX - 8];
+	char stem[DISK_NAME_MAX + 1];
 	size_t len;
 	const char *part = telling_part(spec, &len);
 
-	if (append_clean(stem, sizeof(stem), 0, part, len) == 0)
+	/* With room for a number behind it. */
+	if (append_clean(stem, sizeof(stem) - 9, 0, part, len) == 0)
 		str_copy(stem, sizeof(stem), "disk");
 	str_copy(out, DISK_NAME_MAX + 1, stem);
 	for (unsigned n = 2; set != NULL && set->taken(set->arg, out); n++)
