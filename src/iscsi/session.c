@@ -1,1 +1,326 @@
-#include "iscsi/iscsi.h"
+/*
+ * Sessions: the command window, PDUs that wait for their turn, and the life of a session from its
+ * arrival on its loop to its end (see the states in impl.h). Apart from conn.c because a session
+ * is not its connections.
+ *
+ *   directory_admit -> session_arrived -> (login) -> directory_claim -> session_claimed
+ *     -> nexus_open -> nexus_opened -> (commands) -> session_end -> nexus_close -> nexus_closed
+ *     -> directory_gone -> freed
+ *
+ * session_end() may come in every state: what is under way then answers once more and finds
+ * `ending` set.
+ */
+#include "iscsi/impl.h"
+
+#include <stdlib.h>
+
+/* ---- The command window (RFC 7143 4.2.2.1) ---- */
+
+enum cmdsn_verdict cmdsn_judge(uint32_t exp_cmd_sn, uint32_t max_cmd_sn, uint32_t cmd_sn)
+{
+	if (cmd_sn == exp_cmd_sn && !sn_before(max_cmd_sn, cmd_sn))
+		return CMDSN_NOW;
+	if (sn_before(cmd_sn, exp_cmd_sn) || sn_before(max_cmd_sn, cmd_sn))
+		return CMDSN_IGNORE;
+	return CMDSN_HOLD;
+}
+
+uint32_t session_window(struct iscsi_session *s)
+{
+	uint32_t granted = WINDOW - (s->ntasks - s->nimmediate);
+	uint32_t max = s->exp_cmd_sn - 1 + granted;
+
+	if (!s->draining && sn_before(s->max_cmd_sn, max))
+		s->max_cmd_sn = max;
+	return s->max_cmd_sn;
+}
+
+uint32_t session_next_ttt(struct iscsi_session *s)
+{
+	if (++s->next_ttt == ISCSI_RESERVED_TAG)
+		s->next_ttt = 1;
+	return s->next_ttt;
+}
+
+int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu_in *pdu)
+{
+	uint32_t cmd_sn = be32_get(pdu->bhs->sn);
+	size_t len = ISCSI_BHS_LEN + pdu->ahs_len + (size_t)pdu->data_len;
+	struct list *at = s->held.prev;
+	struct held_pdu *h;
+
+	while (at != &s->held && sn_before(cmd_sn, list_entry(at, struct held_pdu, link)->cmd_sn))
+		at = at->prev;
+	if (at != &s->held && list_entry(at, struct held_pdu, link)->cmd_sn == cmd_sn)
+		return 0; /* once is enough */
+	if (s->held_bytes + len > HELD_BYTES_MAX)
+		return -ENOBUFS;
+	h = malloc(sizeof(*h) + len);
+	if (h == NULL)
+		return -ENOMEM;
+	*h = (struct held_pdu){
+		.cmd_sn = cmd_sn,
+		.ahs_len = pdu->ahs_len,
+		.data_len = pdu->data_len,
+		.conn = c,
+	};
+	memcpy(h->bytes, pdu->bhs, ISCSI_BHS_LEN);
+	if (pdu->ahs_len != 0)
+		memcpy(h->bytes + ISCSI_BHS_LEN, pdu->ahs, pdu->ahs_len);
+	if (pdu->data_len != 0)
+		memcpy(h->bytes + ISCSI_BHS_LEN + pdu->ahs_len, pdu->data, pdu->data_len);
+	s->held_bytes += len;
+	list_insert_after(at, &h->link);
+	return 0;
+}
+
+static void held_remove(struct iscsi_session *s, struct held_pdu *h)
+{
+	list_remove(&h->link);
+	s->held_bytes -= ISCSI_BHS_LEN + h->ahs_len + (size_t)h->data_len;
+}
+
+struct held_pdu *session_held_next(struct iscsi_session *s)
+{
+	struct held_pdu *h;
+
+	if (list_empty(&s->held))
+		return NULL;
+	h = list_entry(s->held.next, struct held_pdu, link);
+	if (h->cmd_sn != s->exp_cmd_sn)
+		return NULL;
+	held_remove(s, h);
+	return h;
+}
+
+static void drop_held(struct iscsi_session *s)
+{
+	while (!list_empty(&s->held)) {
+		struct held_pdu *h = list_entry(s->held.next, struct held_pdu, link);
+
+		held_remove(s, h);
+		free(h);
+	}
+}
+
+/* ---- Life ---- */
+
+struct iscsi_session *session_create(struct iscsi *i, struct iscsi_loop *home)
+{
+	struct iscsi_session *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		return NULL;
+	s->server = i;
+	s->home = home;
+	s->state = SESSION_LOGIN;
+	list_init(&s->conns);
+	list_init(&s->held);
+	list_init(&s->dir.all);
+	list_init(&s->dir.same);
+	queue_init(&s->read_wait);
+	return s;
+}
+
+void session_free(struct iscsi_session *s)
+{
+	if (s == NULL)
+		return;
+	CHECK(s->ntasks == 0);
+	list_for_each_safe(pos, &s->conns) {
+		list_remove(pos);
+		conn_free(list_entry(pos, struct iscsi_conn, link));
+	}
+	drop_held(s);
+	text_fini(&s->text);
+	free(s);
+}
+
+/* MaxConnections is 1. */
+static struct iscsi_conn *leading_conn(const struct iscsi_session *s)
+{
+	return list_entry(s->conns.next, struct iscsi_conn, link);
+}
+
+static void log_session(const struct iscsi_session *s, const char *event, const char *why)
+{
+	char addr[NET_ADDR_TEXT];
+
+	log_event(s->server->log, LOG_INFO, event, F_STR("initiator", s->params.initiator_name),
+		  F_STR("target", s->target != NULL ? s->target->name : "(discovery)"),
+		  F_STR("address", net_addr_text(&leading_conn(s)->peer, addr)),
+		  F_U64("tsih", s->tsih), F_STR("why", why));
+}
+
+static void gone(struct iscsi_session *s)
+{
+	s->state = SESSION_GONE;
+	loop_timer_stop(&s->drain_timer);
+	if (s->was_up)
+		log_session(s, "session-down", s->why);
+	directory_gone(s);
+}
+
+/* ---- The nexus ---- */
+
+static void nexus_closed(struct nexus *n)
+{
+	struct iscsi_session *s = container_of(n, struct iscsi_session, nexus);
+	struct pdu_out *farewell = s->farewell;
+
+	s->farewell = NULL;
+	if (farewell == NULL) {
+		gone(s);
+		return;
+	}
+	/* A logout: the connection still stands. conn_lose() comes when the response is sent. */
+	s->state = SESSION_CLOSING;
+	s->nexus_closed = true;
+	leading_conn(s)->tx.close_when_sent = true;
+	tx_push(leading_conn(s), farewell);
+}
+
+static void nexus_opened(struct nexus *n, int err)
+{
+	struct iscsi_session *s = container_of(n, struct iscsi_session, nexus);
+
+	if (err != 0) {
+		s->nexus_closed = true;
+		login_refuse(leading_conn(s), ISCSI_LOGIN_OUT_OF_RESOURCES);
+		return;
+	}
+	s->state = SESSION_UP;
+	s->was_up = true;
+	log_session(s, "session-up", "login");
+	login_finish(leading_conn(s));
+}
+
+static void open_nexus(struct iscsi_session *s)
+{
+	char isid[2 * sizeof(s->isid) + 1];
+
+	str_hex(isid, s->isid, sizeof(s->isid));
+	str_format(s->nexus.initiator, sizeof(s->nexus.initiator), "%s,i,0x%s",
+		   s->params.initiator_name, isid);
+	s->nexus.transport = &iscsi_transport;
+	s->nexus.target = s->target->scsi;
+	s->nexus.loop = s->home->loop;
+	s->nexus.target_port = PORTAL_GROUP;
+	s->nexus.opened = nexus_opened;
+	s->nexus.closed = nexus_closed;
+	s->state = SESSION_OPENING;
+	nexus_open(&s->nexus);
+}
+
+/* ---- What loop 0 says ---- */
+
+static void drain_timeout(struct loop_timer *t)
+{
+	struct iscsi_session *s = container_of(t, struct iscsi_session, drain_timer);
+
+	conn_lose(leading_conn(s), "shutdown");
+}
+
+void session_arrived(struct iscsi_session *s)
+{
+	loop_timer_init(&s->drain_timer, s->home->loop, drain_timeout);
+}
+
+void session_claimed(struct iscsi_session *s, int err)
+{
+	if (s->ending) {
+		gone(s);
+		return;
+	}
+	s->state = SESSION_LOGIN;
+	if (err != 0) {
+		login_refuse(leading_conn(s), ISCSI_LOGIN_OUT_OF_RESOURCES);
+	} else if (s->target == NULL) {
+		s->state = SESSION_UP;
+		login_finish(leading_conn(s));
+	} else {
+		open_nexus(s);
+	}
+}
+
+/* While it drains, commands under way go on and new ones are ignored. */
+static void drain(struct iscsi_session *s)
+{
+	s->draining = true;
+	if (s->state != SESSION_UP ||
+	    loop_timer_start(&s->drain_timer, s->server->grace_ms * UINT64_C(1000000)) != 0)
+		conn_lose(leading_conn(s), "shutdown");
+	else
+		session_check_drained(s);
+}
+
+void session_kicked(struct iscsi_session *s, enum kick kick)
+{
+	if (s->ending || leading_conn(s)->closed)
+		return;
+	if (kick == KICK_DRAIN)
+		drain(s);
+	else
+		conn_lose(leading_conn(s), "replaced by a newer login");
+}
+
+void session_check_drained(struct iscsi_session *s)
+{
+	if (!s->draining || s->ntasks != 0 || s->state != SESSION_UP || s->ending)
+		return;
+	conn_close_when_sent(leading_conn(s), "shutdown");
+}
+
+/* ---- The end ---- */
+
+void session_end(struct iscsi_session *s, const char *why)
+{
+	if (s->ending)
+		return;
+	s->ending = true;
+	if (s->why == NULL)
+		s->why = why;
+	itask_abandon(s);
+	drop_held(s);
+	switch (s->state) {
+	case SESSION_LOGIN:
+		gone(s);
+		break;
+	case SESSION_CLAIMING: /* the answer is on its way */
+		break;
+	case SESSION_OPENING:
+	case SESSION_UP:
+		s->state = SESSION_CLOSING;
+		if (s->target != NULL && !s->nexus_closed)
+			nexus_close(&s->nexus);
+		else
+			gone(s);
+		break;
+	case SESSION_CLOSING: /* a logout: nexus_closed() is still to come, unless it came */
+		pdu_free(s->home, s->farewell);
+		s->farewell = NULL;
+		if (s->nexus_closed)
+			gone(s);
+		break;
+	case SESSION_GONE:
+		break;
+	}
+}
+
+void session_logout(struct iscsi_session *s, struct pdu_out *response)
+{
+	struct iscsi_conn *c = leading_conn(s);
+
+	c->phase = CONN_LOGOUT;
+	s->why = "logout";
+	if (s->target == NULL) {
+		c->tx.close_when_sent = true;
+		tx_push(c, response);
+		return;
+	}
+	s->farewell = response;
+	s->state = SESSION_CLOSING;
+	itask_abandon(s);
+	drop_held(s);
+	nexus_close(&s->nexus);
+}
