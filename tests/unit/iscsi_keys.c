@@ -108,6 +108,9 @@ static void numbers(void **state)
 		{"MaxBurstLength=0X2fF", "MaxBurstLength=767", KEYS_OK},
 		{"MaxBurstLength=0x", "MaxBurstLength=Reject", KEYS_OK},
 		{"MaxBurstLength=0x10g0", "MaxBurstLength=Reject", KEYS_OK},
+		{"MaxBurstLength=0x10:0", "MaxBurstLength=Reject", KEYS_OK},
+		{"MaxBurstLength=0x10@0", "MaxBurstLength=Reject", KEYS_OK},
+		{"MaxBurstLength=0x10`0", "MaxBurstLength=Reject", KEYS_OK},
 		{"MaxBurstLength=", "MaxBurstLength=Reject", KEYS_OK},
 		{"MaxBurstLength=04096", "MaxBurstLength=Reject", KEYS_OK},
 		{"MaxBurstLength=+4096", "MaxBurstLength=Reject", KEYS_OK},
@@ -209,6 +212,8 @@ static void declarations(void **state)
 		{"MaxRecvDataSegmentLength=16777216", "", KEYS_INITIATOR_ERROR},
 		{"MaxRecvDataSegmentLength=many", "", KEYS_INITIATOR_ERROR},
 		{"InitiatorName=iqn.1993-08.org.debian:01:abc", "", KEYS_OK},
+		{"InitiatorName=i", "", KEYS_OK},
+		{"TargetName=t", "", KEYS_OK},
 		{"InitiatorName=", "", KEYS_INITIATOR_ERROR},
 		{"TargetName=", "", KEYS_INITIATOR_ERROR},
 		{"InitiatorAlias=", "", KEYS_OK},
@@ -543,6 +548,9 @@ static void full_feature_declarations_repeat(void **state)
 	assert_int_equal(f->p.max_recv_dsl_initiator, 8192);
 	assert_int_equal(FEED(f, "MaxRecvDataSegmentLength=512\0"), KEYS_OK);
 	assert_int_equal(f->p.max_recv_dsl_initiator, 512);
+	assert_int_equal(FEED(f, "InitiatorAlias=a long one\0"), KEYS_OK);
+	assert_int_equal(FEED(f, "InitiatorAlias=short\0"), KEYS_OK);
+	assert_string_equal(f->p.initiator_alias, "short");
 	assert_int_equal(f->reply.len, 0);
 	free(f);
 }
