@@ -16,7 +16,7 @@ MAKEFLAGS += --no-print-directory
 
 # Says nothing when there is nothing to do.
 build: build/build.ninja
-	@ninja -C build -n | grep -q 'no work to do' || ninja -C build
+	@ninja -C build -n spindle | grep -q 'no work to do' || ninja -C build spindle
 
 build/build.ninja:
 	@scripts/deps
@@ -39,11 +39,12 @@ soak:
 bench:
 	@scripts/deps --bench
 	@$(MAKE) build
+	@ninja --quiet -C build
 	@exec bench/run $(ARGS)
 
 install: build
 	@meson configure build -Dprefix="$(PREFIX)"
-	@ninja -C build >/dev/null
+	@ninja -C build spindle >/dev/null
 	@DESTDIR="$(DESTDIR)" meson install -C build --no-rebuild --quiet
 
 clean:
