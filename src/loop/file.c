@@ -167,6 +167,7 @@ static bool give_to_ring(struct file_loop *fl, struct io *io)
 	if (fl->nring >= FILE_IN_RING || !uring_submit_rw(fl->loop, &rw))
 		return false;
 	fl->nring++;
+	fl->ring_made++;
 	return true;
 }
 

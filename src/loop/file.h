@@ -40,7 +40,7 @@ struct file_loop {
 	bool armed;                  /* at_end is queued */
 	unsigned nbatches, nsingles; /* with the workers */
 	unsigned nring;
-	uint64_t batches_made; /* since the file was opened */
+	uint64_t batches_made, ring_made; /* since the file was opened */
 	struct file_job *free_jobs;
 	struct file_job jobs[FILE_BATCHES + FILE_SINGLES];
 };

@@ -4,13 +4,16 @@
  *
  * The ring is made at first use, on the loop's own thread, since only its maker may submit
  * (SINGLE_ISSUER, DEFER_TASKRUN). What a turn queues is submitted by one system call at its end.
- * Completions are looked for right after that, and when epoll finds the ring's fd readable.
+ * Completions are looked for right after that, and when the ring's eventfd says so. (Not when epoll
+ * finds the ring itself readable: with DEFER_TASKRUN it sometimes never does, seen on 6.18.)
  */
 #include "loop/engine.h"
 
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define RING_ENTRIES 256
 /* In flight at most: as many as the completion queue holds (twice the entries). */
@@ -28,6 +31,7 @@ struct uring {
 	struct io_uring ring;
 	bool refused; /* there is none, and there will not be */
 	struct loop *loop;
+	int event_fd; /* edge-triggered: nobody has to read it */
 	struct loop_source source;
 	struct loop_msg at_end;
 	bool armed; /* at_end is queued */
@@ -36,8 +40,9 @@ struct uring {
 };
 
 static const unsigned flavours[] = {
-	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CLAMP, /* 6.1 */
-	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_CLAMP,                               /* 5.19 */
+	IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+		IORING_SETUP_CLAMP,                     /* 6.1 */
+	IORING_SETUP_COOP_TASKRUN | IORING_SETUP_CLAMP, /* 5.19 */
 	IORING_SETUP_CLAMP,
 };
 
@@ -77,14 +82,27 @@ static void complete(struct uring *u, unsigned index, int res)
 	slot.done(slot.owner, slot.io, res);
 }
 
+/* A call into the kernel finishes only so many requests (20 on 6.18), and says if it left some. */
+static bool kernel_has_more(const struct uring *u)
+{
+	return (IO_URING_READ_ONCE(*u->ring.sq.kflags) & IORING_SQ_TASKRUN) != 0;
+}
+
+static bool next_completion(struct uring *u, struct io_uring_cqe **cqe)
+{
+	while (io_uring_cq_ready(&u->ring) == 0) {
+		if (!kernel_has_more(u) || io_uring_get_events(&u->ring) < 0)
+			return false;
+	}
+	return io_uring_peek_cqe(&u->ring, cqe) == 0;
+}
+
 static void reap(struct uring *u)
 {
 	struct io_uring_cqe *cqe;
 
-	if (io_uring_cq_ready(&u->ring) == 0)
-		return;
 	u->loop->now_ns = monotonic_ns();
-	while (io_uring_cq_ready(&u->ring) > 0 && io_uring_peek_cqe(&u->ring, &cqe) == 0) {
+	while (next_completion(u, &cqe)) {
 		unsigned index = (unsigned)cqe->user_data;
 		int res = cqe->res;
 
@@ -98,7 +116,6 @@ static void ring_ready(struct loop_source *src, uint32_t epoll_events)
 {
 	struct uring *u = container_of(src, struct uring, source);
 
-	io_uring_get_events(&u->ring);
 	reap(u);
 }
 
@@ -128,6 +145,21 @@ static void slots_init(struct uring *u)
 	u->nfree = RING_SLOTS;
 }
 
+static int watch(struct uring *u)
+{
+	int err;
+
+	u->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (u->event_fd < 0)
+		return -errno;
+	err = io_uring_register_eventfd(&u->ring, u->event_fd);
+	if (err == 0)
+		err = loop_watch(u->loop, u->event_fd, &u->source, EPOLLIN | EPOLLET);
+	if (err != 0)
+		close(u->event_fd);
+	return err;
+}
+
 static int uring_init(struct uring *u, struct loop *loop)
 {
 	int err = ring_init(&u->ring, RING_ENTRIES);
@@ -140,7 +172,7 @@ static int uring_init(struct uring *u, struct loop *loop)
 	u->source.ready = ring_ready;
 	u->at_end.run = submit_at_end;
 	slots_init(u);
-	err = loop_watch(loop, u->ring.ring_fd, &u->source, EPOLLIN);
+	err = watch(u);
 	if (err != 0)
 		io_uring_queue_exit(&u->ring);
 	return err;
@@ -210,7 +242,10 @@ void uring_destroy(struct uring *u)
 {
 	if (u == NULL)
 		return;
-	if (!u->refused)
+	if (!u->refused) {
+		loop_unwatch(u->loop, u->event_fd, &u->source);
 		io_uring_queue_exit(&u->ring);
+		close(u->event_fd);
+	}
 	free(u);
 }
