@@ -265,12 +265,15 @@ void login_pdu(struct iscsi_conn *c, struct pdu_in *pdu)
 		status = negotiate(c);
 	if (status == ISCSI_LOGIN_OK && c->session == NULL)
 		status = admit(c);
-	if (status != ISCSI_LOGIN_OK)
+	if (status != ISCSI_LOGIN_OK) {
 		login_refuse(c, status);
-	else if (!c->leaves)
+	} else if (!c->leaves) {
 		answer(c);
-	else
-		c->phase = CONN_WAIT; /* the answer comes from the session's loop */
+	} else {
+		/* The answer comes from the session's loop; login_leave() comes with the flush. */
+		c->phase = CONN_WAIT;
+		tx_schedule(c);
+	}
 }
 
 /* ---- To another loop ---- */
