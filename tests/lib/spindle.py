@@ -147,6 +147,13 @@ class Spindle:
         if code != 0:
             raise ServerError(f"exit code {code}\n{self.stderr()}")
 
+    def wait_end(self, seconds=None):
+        """It ends by itself, or by a signal the test sent: its exit code, which the test judges."""
+        code = self.process.wait(timeout=seconds or self.stop_s)
+        self._forget()
+        self.check_sanitizer()
+        return code
+
     def kill(self):
         """SIGKILL, for tests of power loss; nothing is judged but what a sanitizer said before."""
         if self.process is None:

@@ -1,30 +1,38 @@
 """A disk keeps its identity for life, and no copy has the same one."""
 
 import os
-import re
 import shutil
 import tempfile
 
-from harness import MIB, Spindle, main, need_tool, tool
+from harness import MIB, Spindle, main, tool
 
-need_tool("iscsi-inq")
+import iscsi
+
+
+def vpd(s, index, page):
+    with iscsi.login(s.portals[0], s.iqn(index)) as session:
+        session.settle()
+        data = bytes(session.good(session.command(iscsi.inquiry(255, page), read=255)).data)
+    assert data[1] == page
+    return data[4:4 + int.from_bytes(data[2:4], "big")]
 
 
 def naa(s, index=0):
-    text = tool("iscsi-inq", "-e", "1", "-c", "131", s.url(index))
-    found = re.search(r"Designator:\[?\s*(3[0-9a-f]{15})", text.lower().replace("designator: ",
-                                                                               "designator:"))
-    if not found:
-        found = re.search(r"\b(3[0-9a-f]{15})\b", text.lower())
-    assert found, f"no NAA 3h designator in\n{text}"
-    return found.group(1)
+    """Of the logical unit: association 0, type 3 (SPC-4 7.8.6)."""
+    data, found = vpd(s, index, 0x83), []
+    while data:
+        length = data[3]
+        if data[1] & 0x3F == 3:
+            found.append(data[4:4 + length])
+        data = data[4 + length:]
+    assert len(found) == 1 and len(found[0]) == 8 and found[0][0] >> 4 == 3, found
+    return found[0].hex()
 
 
 def serial(s, index=0):
-    text = tool("iscsi-inq", "-e", "1", "-c", "128", s.url(index))
-    found = re.search(r"Unit Serial Number:\[(\S+)\]", text)
-    assert found, text
-    return found.group(1)
+    text = vpd(s, index, 0x80).decode("ascii")
+    assert len(text) >= 8 and text.isprintable(), text
+    return text
 
 
 def identity(s, index=0):

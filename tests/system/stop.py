@@ -26,10 +26,8 @@ def test_each_signal():
     for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         with Spindle("ram:1M") as s:
             os.kill(s.pid, signo)
-            assert s.process.wait(timeout=20) == 0, s.stderr()
+            assert s.wait_end() == 0, s.stderr()
             assert s.stderr() == ""
-            s.process.stdout.close()
-            s.process = None
 
 
 def test_idle_sessions_do_not_delay():
@@ -62,7 +60,7 @@ def test_what_is_under_way_is_answered():
         os.kill(s.pid, signal.SIGTERM)
         session.good(session.finish(p, write=b"\xab" * BLOCK))
         assert session.is_closed()
-        s.stop()
+        assert s.wait_end() == 0, s.stderr()
 
 
 def fill_and_stop(store, directory):
@@ -92,11 +90,9 @@ def test_a_failed_flush_is_told():
     with tempfile.TemporaryDirectory() as d, Spindle(
             "fault:rule=flush;eio:disk.img", "ram:1M", args=["--size", "1M"], directory=d) as s:
         os.kill(s.pid, signal.SIGTERM)
-        assert s.process.wait(timeout=20) == 1
+        assert s.wait_end() == 1
         lines = s.stderr().splitlines()
         assert len(lines) == 1 and "cannot flush" in lines[0] and "disk.img" in lines[0], lines
-        s.process.stdout.close()
-        s.process = None
 
 
 def hang_one_write(s):
@@ -114,11 +110,9 @@ def test_second_signal():
         assert s.running(), "it waits for what is under way"
         started = time.monotonic()
         os.kill(s.pid, signal.SIGINT)
-        assert s.process.wait(timeout=5) == 1
+        assert s.wait_end(5) == 1
         assert time.monotonic() - started < 2
         assert "second signal" in s.stderr(), s.stderr()
-        s.process.stdout.close()
-        s.process = None
 
 
 def test_stuck_io_does_not_hold_it_for_ever():
@@ -130,12 +124,10 @@ def test_stuck_io_does_not_hold_it_for_ever():
             other.settle()
             other.write(0, b"\x77" * 4 * KIB)
             hang_one_write(s)
-            assert s.process.wait(timeout=40) == 1
+            assert s.wait_end(40) == 1
         assert "did not come back" in s.stderr(), s.stderr()
         with open(os.path.join(d, "disk.img"), "rb") as f:
             assert f.read(4 * KIB) == b"\x77" * 4 * KIB
-        s.process.stdout.close()
-        s.process = None
 
 
 def test_a_hang_that_ends_is_no_error():
@@ -147,7 +139,7 @@ def test_a_hang_that_ends_is_no_error():
             time.sleep(0.3)
             assert s.running()
             os.unlink(gate)
-            s.stop()
+            assert s.wait_end() == 0, s.stderr()
 
 
 def test_busy_sessions():
@@ -163,7 +155,7 @@ def test_busy_sessions():
                     os.kill(s.pid, signal.SIGTERM)
                 if not any([push(session, acked[i], i, step) for i, session in enumerate(sessions)]):
                     break
-            s.stop()
+            assert s.wait_end() == 0, s.stderr()
         with open(os.path.join(d, "disk.img"), "rb") as f:
             data = f.read()
         assert sum(map(len, acked)) > 200, acked
