@@ -233,32 +233,59 @@ static void write_one_command(const struct scsi_cmd *cmd, bool timeouts, struct 
 
 enum { REPORT_ALL, REPORT_OPCODE, REPORT_SERVICE_ACTION, REPORT_EITHER };
 
+/* The opcode and service action that are asked about. */
+struct request {
+	bool opcode_known, has_actions;
+	const struct scsi_cmd *cmd; /* NULL: not supported */
+};
+
+static struct request find_request(const struct scsi_task *task)
+{
+	const uint16_t action = load_be16(task->cdb + 4);
+	struct request r;
+
+	r.cmd = scsi_cmd_find(&task->nexus->target->index, task->cdb[3], low_u8(action),
+			      &r.opcode_known);
+	r.has_actions = r.opcode_known && (r.cmd == NULL || r.cmd->service_action != CMD_NO_SA);
+	/* An action that a CDB could not even carry. */
+	if (r.has_actions && action > 0x1f)
+		r.cmd = NULL;
+	return r;
+}
+
+/* SPC-4 6.31.1 table 261 */
+static bool option_fits(unsigned option, const struct request *r)
+{
+	switch (option) {
+	case REPORT_ALL:
+	case REPORT_EITHER:
+		return true;
+	case REPORT_OPCODE:
+		return !r->has_actions;
+	case REPORT_SERVICE_ACTION:
+		return r->has_actions || !r->opcode_known;
+	default:
+		return false;
+	}
+}
+
 void cmd_report_supported_opcodes(struct scsi_task *task)
 {
 	const bool timeouts = task->cdb[2] & 0x80;
 	const unsigned option = task->cdb[2] & 0x07;
-	const uint8_t opcode = task->cdb[3];
-	const uint16_t action = load_be16(task->cdb + 4);
-	const struct scsi_cmd *cmd;
-	bool opcode_known, has_actions;
+	struct request r = find_request(task);
 	struct writer w;
 
+	/* Without service actions, only 0 names the command. */
+	if (option == REPORT_EITHER && !r.has_actions && load_be16(task->cdb + 4) != 0)
+		r.cmd = NULL;
 	if (!reply_begin(task, &w, load_be32(task->cdb + 6)))
 		return;
-	cmd = scsi_cmd_find(&task->nexus->target->index, opcode, low_u8(action), &opcode_known);
-	has_actions = opcode_known && (cmd == NULL || cmd->service_action != CMD_NO_SA);
-	/* An action that a CDB could not even carry. */
-	if (has_actions && action > 0x1f)
-		cmd = NULL;
-	/* Without service actions, only 0 names the command (SPC-4 6.31.1, option 011b). */
-	if (opcode_known && !has_actions && option == REPORT_EITHER && action != 0)
-		cmd = NULL;
-	if (option > REPORT_EITHER || (option == REPORT_OPCODE && has_actions) ||
-	    (option == REPORT_SERVICE_ACTION && opcode_known && !has_actions))
+	if (!option_fits(option, &r))
 		task_bad_field(task, 2, 2);
 	else if (option == REPORT_ALL)
 		write_all_commands(timeouts, &w);
 	else
-		write_one_command(cmd, timeouts, &w);
+		write_one_command(r.cmd, timeouts, &w);
 	reply_send(task, &w);
 }

@@ -45,6 +45,9 @@ static bool any_in(const struct scsi_task *task, enum seg_state state)
 
 static void seg_release(struct scsi_seg *seg)
 {
+	if (seg->lent)
+		unit_lend_end(&seg->uio);
+	seg->lent = false;
 	loop_buf_put(seg->buf);
 	seg->buf = NULL;
 	seg->state = SEG_FREE;
@@ -55,8 +58,6 @@ static void seg_begin(struct scsi_task *task, struct scsi_seg *seg)
 {
 	seg->off = low_u32(task->started);
 	seg->len = low_u32(min_u64(task->move_len - task->started, SCSI_SEG_MAX));
-	seg->buf = NULL;
-	seg->niov = 0;
 	task->started += seg->len;
 }
 
@@ -141,27 +142,53 @@ void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 
 /* ---- Reads: the store first, then the initiator ---- */
 
-/* false: no memory. */
-static bool read_begin(struct scsi_task *task, struct scsi_seg *seg)
+/* From the store's own memory, when it lends any and the transport takes that. */
+static bool read_lent(struct scsi_task *task, struct scsi_seg *seg)
 {
-	const uint64_t left = min_u64(task->move_len - task->started, SCSI_SEG_MAX);
-	/* Whole blocks from the store, also where the initiator takes a part of the last one. */
-	const uint64_t len = align_up(left, task->itl->lu->info->block_size);
-	struct loop_buf *buf = loop_buf_get(task->nexus->loop, low_u32(len));
+	int n;
 
-	if (buf == NULL)
+	if (task->no_lend || !is_aligned(seg->uio.io.len, task->itl->lu->info->block_size))
 		return false;
-	seg_begin(task, seg);
-	seg->buf = buf;
-	seg->iov[0] = (struct iovec){.iov_base = buf->data, .iov_len = len};
+	n = unit_lend(&seg->uio, seg->iov, SCSI_SEG_IOV);
+	if (n <= 0)
+		return false;
+	seg->niov = (unsigned)n;
+	seg->buf = NULL;
+	seg->lent = true;
+	seg->state = SEG_READY;
+	task->generation = 0;
+	return true;
+}
+
+/* Whole blocks from the store, also where the initiator takes a part of the last one. false: no
+ * memory. */
+static bool read_copied(struct scsi_task *task, struct scsi_seg *seg)
+{
+	const uint64_t len = align_up(seg->uio.io.len, task->itl->lu->info->block_size);
+
+	seg->buf = loop_buf_get(task->nexus->loop, low_u32(len));
+	if (seg->buf == NULL)
+		return false;
+	seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = len};
 	seg->niov = 1;
-	seg->uio.io.op = IO_READ;
-	seg->uio.io.flags = 0;
-	seg->uio.io.off = (task->lba << block_shift(task)) + seg->off;
 	seg->uio.io.len = len;
 	seg->uio.io.iov = seg->iov;
-	seg->uio.io.niov = seg->niov;
+	seg->uio.io.niov = 1;
 	seg_submit(seg);
+	return true;
+}
+
+static bool read_begin(struct scsi_task *task, struct scsi_seg *seg)
+{
+	seg->uio.task = &task->unit_task;
+	seg->uio.generation = task->generation;
+	seg->uio.io.op = IO_READ;
+	seg->uio.io.flags = 0;
+	seg->uio.io.off = (task->lba << block_shift(task)) + task->started;
+	seg->uio.io.len = min_u64(task->move_len - task->started, SCSI_SEG_MAX);
+	if (!read_lent(task, seg) && !read_copied(task, seg))
+		return false;
+	seg_begin(task, seg);
 	return true;
 }
 
@@ -201,7 +228,8 @@ static void step_in(struct scsi_task *task)
 		seg = ready_seg(task);
 		if (seg == NULL || scsi_task_stopped(task))
 			return;
-		seg->iov[0].iov_len = seg->len;
+		if (!seg->lent)
+			seg->iov[0].iov_len = seg->len;
 		seg->state = SEG_MOVING;
 		task->moved += seg->len;
 		task->nexus->transport->move(seg);
@@ -217,6 +245,7 @@ static void step_out(struct scsi_task *task)
 	while (task->started < task->move_len && !scsi_task_stopped(task) &&
 	       (seg = free_seg(task)) != NULL) {
 		seg_begin(task, seg);
+		seg->buf = NULL;
 		seg->niov = 0;
 		seg->state = SEG_MOVING;
 		task->nexus->transport->move(seg);
@@ -251,6 +280,22 @@ static void moved_out(struct scsi_task *task, struct scsi_seg *seg, int err)
 
 /* ---- Both ---- */
 
+bool task_is_lent(const struct scsi_task *task)
+{
+	return task->segs[0].lent || task->segs[1].lent;
+}
+
+/* A task that ends while the store's own memory leaves keeps its place in the order until then: a
+ * later ORDERED write must not change what it sends. */
+static void moved_after_the_end(struct scsi_task *task, struct scsi_seg *seg)
+{
+	const bool was_lent = task_is_lent(task);
+
+	seg_release(seg);
+	if (was_lent && !task_is_lent(task))
+		order_leave(task);
+}
+
 void scsi_moved(struct scsi_seg *seg, int err)
 {
 	struct scsi_task *task = seg->task;
@@ -260,9 +305,11 @@ void scsi_moved(struct scsi_seg *seg, int err)
 		moved_out(task, seg, err);
 		return;
 	}
-	seg_release(seg);
-	if (task->stage == TASK_DONE)
+	if (task->stage == TASK_DONE) {
+		moved_after_the_end(task, seg);
 		return;
+	}
+	seg_release(seg);
 	if (err != 0 && !scsi_task_stopped(task))
 		scsi_task_sense(task, SENSE_INTERNAL_FAILURE);
 	step(task);

@@ -132,8 +132,8 @@ bool order_enter(struct scsi_task *task);
 /* It ends, or stops waiting. */
 void order_leave(struct scsi_task *task);
 void order_init(struct scsi_itl *itl);
-/* The last message of the barrier has run; the nexus may be waiting for that. */
-void nexus_drained(struct nexus *n);
+/* Nothing runs or moves at an LU any more; a nexus that closes may be waiting for that. */
+void nexus_quiet(struct nexus *n);
 
 /* ---- Verbs for commands ---- */
 
@@ -151,6 +151,8 @@ void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	     void (*next)(struct scsi_task *task));
 /* Publishes what `edit` makes of the view, then ends the task. */
 void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next));
+/* A segment of it lies in the store's own memory. */
+bool task_is_lent(const struct scsi_task *task);
 /* A unit's ABORT wants the task's I/O and data back. */
 void task_let_go(struct scsi_task *task);
 

@@ -34,10 +34,11 @@ static void detach_all(struct nexus *n)
 	n->nitls = 0;
 }
 
-static bool is_draining(const struct nexus *n)
+/* Tasks run until the memory that a store lent them has left. */
+static bool is_busy(const struct nexus *n)
 {
 	for (unsigned i = 0; i < n->nitls; i++) {
-		if (n->itls[i].draining)
+		if (n->itls[i].draining || n->itls[i].running != 0)
 			return true;
 	}
 	return false;
@@ -45,7 +46,7 @@ static bool is_draining(const struct nexus *n)
 
 static void close_if_quiet(struct nexus *n)
 {
-	if (n->pending != 0 || is_draining(n))
+	if (n->pending != 0 || is_busy(n))
 		return;
 	detach_all(n);
 	n->closed(n);
@@ -103,7 +104,7 @@ void nexus_close(struct nexus *n)
 	}
 }
 
-void nexus_drained(struct nexus *n)
+void nexus_quiet(struct nexus *n)
 {
 	if (n->closing)
 		close_if_quiet(n);

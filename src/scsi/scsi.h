@@ -90,8 +90,9 @@ struct nexus {
  * The transport fills what is above "private". */
 void nexus_open(struct nexus *n);
 /* The nexus is lost: all its tasks are aborted; each ends by `finish`; then it detaches, and
- * `closed` comes last, never on the caller's stack. No task is run on it any more. While `opened`
- * is still to come, `closed` comes in its place. */
+ * `closed` comes last, never on the caller's stack, and when no segment of memory that a store has
+ * lent (buf is NULL) is leaving any more. No task is run on it any more. While `opened` is still to
+ * come, `closed` comes in its place. */
 void nexus_close(struct nexus *n);
 
 enum scsi_attr { SCSI_UNTAGGED, SCSI_SIMPLE, SCSI_ORDERED, SCSI_HEAD_OF_QUEUE, SCSI_ACA };
@@ -120,6 +121,7 @@ struct scsi_seg {
 	void *transport;      /* the transport's own, from move to moved */
 	/* private */
 	unsigned state; /* enum seg_state in data.c */
+	bool lent;      /* iov points into the store */
 	struct unit_io uio;
 };
 
@@ -133,7 +135,7 @@ struct scsi_task {
 	uint64_t tag;                       /* for matching and traces; unique in the nexus */
 	bool reads, writes;                 /* what the initiator expects to happen */
 	uint32_t expected_in, expected_out; /* bytes it expects */
-	bool no_lend;                       /* data-in is digested: it comes from private memory */
+	bool no_lend; /* data-in is digested or kept: it comes from private memory */
 	/* The answer, for `finish`. */
 	enum scsi_status status;
 	uint8_t sense[SCSI_SENSE_MAX];

@@ -158,6 +158,7 @@ static void init(struct scsi_task *task)
 	for (size_t i = 0; i < ARRAY_LEN(task->segs); i++) {
 		task->segs[i].task = task;
 		task->segs[i].state = 0;
+		task->segs[i].lent = false;
 	}
 }
 
@@ -207,7 +208,9 @@ void scsi_task_end(struct scsi_task *task)
 {
 	set_residual(task);
 	if (task->begun) {
-		order_leave(task);
+		/* Lent memory that still leaves keeps the task's place (data.c). */
+		if (!task_is_lent(task))
+			order_leave(task);
 		unit_task_end(&task->unit_task);
 	}
 	task->stage = TASK_DONE;

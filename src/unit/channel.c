@@ -219,6 +219,26 @@ void unit_submit(struct unit_io *uio)
 		park(c, uio);
 }
 
+int unit_lend(struct unit_io *uio, struct iovec *iov, unsigned max_iov)
+{
+	struct channel *c = uio->task->channel;
+	int n;
+
+	if (c->gated || check(c, uio) != 0)
+		return -EOPNOTSUPP;
+	n = bdev_lend(c->bdev, c->loop, uio->io.off, uio->io.len, iov, max_iov);
+	if (n > 0)
+		stats_count(&c->stats, IO_READ, uio->io.len, 0, 0);
+	return n;
+}
+
+void unit_lend_end(struct unit_io *uio)
+{
+	const struct channel *c = uio->task->channel;
+
+	bdev_release(c->bdev, c->loop, uio->io.off, uio->io.len);
+}
+
 static void update_gate(struct channel *c)
 {
 	c->gated = c->closed || !list_empty(&c->parked);

@@ -166,6 +166,15 @@ enum unit_io_flags {
 };
 
 void unit_submit(struct unit_io *uio);
+/*
+ * A read without I/O and without a copy: iovecs into the disk's own memory (store_lend), filled
+ * like a unit_io that reads. Their number, or -EOPNOTSUPP: submit it as a read, which then also
+ * gets whatever error there is; the store cannot lend, the channel is closed, or a check fails. The
+ * bytes stay until unit_lend_end(), on the same loop, perhaps after the task has ended. A lend
+ * holds no passage: neither QUIESCE nor ABORT wait for the network to take it.
+ */
+int unit_lend(struct unit_io *uio, struct iovec *iov, unsigned max_iov);
+void unit_lend_end(struct unit_io *uio);
 /* true: it had not reached the store and `done` will not be called. false: `done` comes. */
 bool unit_io_cancel(struct unit_io *uio);
 

@@ -143,6 +143,80 @@ static void two_segments_at_a_time(void **state)
 	down();
 }
 
+/* ---- Memory that the store lends ---- */
+
+static uint64_t ops(enum io_op op)
+{
+	static struct unit_stats stats;
+
+	unit_stats_read(fx.units[0], &stats);
+	return stats.op[op].ops;
+}
+
+static unsigned lent_of(const char *spec, bool no_lend, uint32_t expected)
+{
+	struct fx_task *ft;
+	unsigned nlent;
+
+	up(spec, 512);
+	ft = fx_rw(&nexus, 0x88, 3, 3 * SCSI_SEG_MAX / 512);
+	ft->t.no_lend = no_lend;
+	ft->moves = FX_LATER;
+	fx_expect_in(ft, expected);
+	fx_run(&fx, ft);
+	fx_good(ft);
+	assert_int_equal(ft->moved, expected);
+	assert_int_equal(ops(IO_READ), 3);
+	nlent = ft->nlent;
+	fx_task_free(ft);
+	down();
+	return nlent;
+}
+
+static void who_lends_and_who_takes_it(void **state)
+{
+	assert_int_equal(lent_of("ram:16M", false, 3 * SCSI_SEG_MAX), 3);
+	assert_int_equal(lent_of("ram:16M", true, 3 * SCSI_SEG_MAX), 0);
+	assert_int_equal(lent_of("fault::ram:16M", false, 3 * SCSI_SEG_MAX), 0);
+	/* The last block is taken in part: it is copied. */
+	assert_int_equal(lent_of("ram:16M", false, 3 * SCSI_SEG_MAX - 1), 2);
+}
+
+/* An ORDERED write would change what an older read still sends: it waits. A SIMPLE one need not. */
+static void lent_memory_keeps_its_place_in_the_order(void **state)
+{
+	struct fx_task *read, *write, *head;
+
+	up("ram:16M", 512);
+	read = fx_rw(&nexus, 0x88, 0, 1);
+	read->moves = FX_HOLD;
+	fx_expect_in(read, 512);
+	fx_submit(&fx, read);
+	assert_true(read->finished);
+	assert_int_equal(read->nlent, 1);
+	write = fx_rw(&nexus, 0x8a, 0, 1);
+	write->t.attr = SCSI_ORDERED;
+	fx_expect_out(write, 512);
+	fx_submit(&fx, write);
+	head = fx_rw(&nexus, 0x8a, 1, 1);
+	head->t.attr = SCSI_HEAD_OF_QUEUE;
+	fx_expect_out(head, 512);
+	fx_run(&fx, head);
+	fx_good(head);
+	fx_settle(&fx);
+	assert_false(write->finished);
+	assert_int_equal(write->moved, 0);
+	fx_release(&fx, read);
+	fx_finish_wait(read);
+	fx_finish_wait(write);
+	fx_good(read);
+	fx_good(write);
+	fx_task_free(read);
+	fx_task_free(write);
+	fx_task_free(head);
+	down();
+}
+
 /* ---- Residuals ---- */
 
 struct residual_row {
@@ -472,14 +546,6 @@ static void read_only_disks_refuse_writes(void **state)
 	down();
 }
 
-static uint64_t flushes(void)
-{
-	static struct unit_stats stats;
-
-	unit_stats_read(fx.units[0], &stats);
-	return stats.op[IO_FLUSH].ops;
-}
-
 static void flush_reaches_the_store(void **state)
 {
 	struct fx_task *ft;
@@ -488,12 +554,12 @@ static void flush_reaches_the_store(void **state)
 	ft = FX_CMD(&nexus, 0, 0x35, 0x02, 0, 0, 0, 0, 0, 0, 0, 0);
 	fx_good(ft);
 	fx_task_free(ft);
-	assert_int_equal(flushes(), 1);
+	assert_int_equal(ops(IO_FLUSH), 1);
 	ft = fx_rw(&nexus, 0x91, 0, 0);
 	fx_run(&fx, ft);
 	fx_good(ft);
 	fx_task_free(ft);
-	assert_int_equal(flushes(), 2);
+	assert_int_equal(ops(IO_FLUSH), 2);
 	/* A read with FUA shows what is on the medium. */
 	ft = fx_rw(&nexus, 0x28, 0, 1);
 	ft->t.cdb[1] = 0x18;
@@ -502,7 +568,7 @@ static void flush_reaches_the_store(void **state)
 	fx_good(ft);
 	assert_int_equal(ft->moved, 512);
 	fx_task_free(ft);
-	assert_int_equal(flushes(), 3);
+	assert_int_equal(ops(IO_FLUSH), 3);
 	down();
 }
 
@@ -547,6 +613,8 @@ int main(void)
 		cmocka_unit_test(segments_4096),
 		cmocka_unit_test(segments_over_a_store_with_a_home),
 		cmocka_unit_test(two_segments_at_a_time),
+		cmocka_unit_test(who_lends_and_who_takes_it),
+		cmocka_unit_test(lent_memory_keeps_its_place_in_the_order),
 		cmocka_unit_test(residuals),
 		cmocka_unit_test(data_in_the_other_direction_is_not_moved),
 		cmocka_unit_test(ranges),

@@ -68,7 +68,8 @@ struct fx_task {
 	int move_err;   /* what data-out moves end with */
 	uint8_t *data;  /* data-in arrives here, data-out comes from here */
 	uint32_t moved; /* next offset that may be moved */
-	unsigned nmoves, nheld, ncancelled, out; /* moves so far, held, asked back, under way */
+	unsigned nmoves, nheld, ncancelled, nlent,
+		out; /* moves so far, held, asked back, under way */
 	struct fx_move later[2];
 	bool finished, aborted, cancel_sticks;
 	unsigned at_finish; /* data-in bytes handed over when finish came */
@@ -128,7 +129,7 @@ FX_UNUSED static void fx_settle(struct fx *fx)
 		fx_call(fx, fx_nothing, NULL);
 }
 
-/* ---- The transport ---- */
+/* ---- The transport: on the loop's thread, where cmocka's assertions do not work ---- */
 
 static void fx_check_done(struct fx_task *ft)
 {
@@ -158,24 +159,26 @@ static int fx_copy(struct fx_task *ft, struct scsi_seg *seg)
 {
 	uint8_t *p = ft->data + seg->off;
 
-	assert_int_equal(seg->off, ft->moved);
-	assert_true(seg->len != 0 && seg->len <= SCSI_SEG_MAX);
+	CHECK(seg->off == ft->moved);
+	CHECK(seg->len != 0 && seg->len <= SCSI_SEG_MAX);
 	ft->moved += seg->len;
 	ft->nmoves++;
 	if (seg->niov == 0) {
-		assert_true(ft->t.writes && ft->moved <= ft->t.expected_out);
+		CHECK(ft->t.writes && ft->moved <= ft->t.expected_out);
 		seg->buf = loop_buf_get(ft->t.nexus->loop, seg->len);
 		memcpy(seg->buf->data, p, seg->len);
 		seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};
 		seg->niov = 1;
 		return ft->move_err;
 	}
-	assert_true(ft->t.reads && ft->moved <= ft->t.expected_in);
+	CHECK(ft->t.reads && ft->moved <= ft->t.expected_in);
+	CHECK(seg->buf != NULL || !ft->t.no_lend);
+	ft->nlent += seg->buf == NULL;
 	for (unsigned i = 0; i < seg->niov; i++) {
 		memcpy(p, seg->iov[i].iov_base, seg->iov[i].iov_len);
 		p += seg->iov[i].iov_len;
 	}
-	assert_ptr_equal(p, ft->data + seg->off + seg->len);
+	CHECK(p == ft->data + seg->off + seg->len);
 	return 0;
 }
 
@@ -183,7 +186,7 @@ static struct fx_move *fx_slot(struct fx_task *ft, struct scsi_seg *seg)
 {
 	struct fx_move *m = ft->later[0].seg == seg ? &ft->later[0] : &ft->later[1];
 
-	assert_ptr_equal(m->seg, seg);
+	CHECK(m->seg == seg);
 	return m;
 }
 
@@ -193,13 +196,13 @@ static void fx_move(struct scsi_seg *seg)
 	const int err = fx_copy(ft, seg);
 	struct fx_move *m = ft->later[0].seg == NULL ? &ft->later[0] : &ft->later[1];
 
-	assert_false(ft->finished);
+	CHECK(!ft->finished);
 	ft->out++;
 	if (ft->moves == FX_AT_ONCE) {
 		fx_moved(seg, err);
 		return;
 	}
-	assert_null(m->seg);
+	CHECK(m->seg == NULL);
 	*m = (struct fx_move){.seg = seg, .err = err, .msg = {.run = fx_later_run}};
 	if (ft->moves == FX_LATER)
 		loop_defer(ft->t.nexus->loop, &m->msg);
@@ -223,7 +226,7 @@ static void fx_finish(struct scsi_task *t)
 {
 	struct fx_task *ft = fx_task_of(t);
 
-	assert_false(ft->finished);
+	CHECK(!ft->finished);
 	ft->finished = true;
 	ft->aborted = t->unit_task.aborted;
 	ft->at_finish = ft->moved;
@@ -248,7 +251,7 @@ static void fx_release_run(void *arg)
 	if (m->seg == NULL || (ft->later[1].seg != NULL && ft->later[1].seg->off < m->seg->off))
 		m = &ft->later[1];
 	seg = m->seg;
-	assert_non_null(seg);
+	CHECK(seg != NULL);
 	m->seg = NULL;
 	ft->nheld--;
 	fx_moved(seg, m->err);
@@ -405,7 +408,7 @@ FX_UNUSED static struct fx_task *fx_task_new(struct fx_nexus *fn, const uint8_t 
 	ft->move_err = 0;
 	ft->data = calloc(1, FX_BUF_BYTES);
 	ft->moved = 0;
-	ft->nmoves = ft->nheld = ft->ncancelled = ft->out = ft->at_finish = 0;
+	ft->nlent = ft->nmoves = ft->nheld = ft->ncancelled = ft->out = ft->at_finish = 0;
 	ft->later[0].seg = ft->later[1].seg = NULL;
 	ft->finished = ft->aborted = ft->cancel_sticks = false;
 	return ft;

@@ -146,7 +146,7 @@ static void a_read_whose_data_is_leaving(void **state)
 {
 	struct fx_task *ft;
 
-	up("ram:16M");
+	up("fault::ram:16M");
 	ft = begin(0x88, SEGS(3), FX_HOLD);
 	ft->cancel_sticks = true;
 	assert_int_equal(ft->nheld, 2);
@@ -164,7 +164,7 @@ static void a_read_that_has_ended_but_is_still_leaving(void **state)
 {
 	struct fx_task *ft;
 
-	up("ram:16M");
+	up("fault::ram:16M");
 	ft = begin(0x88, SEGS(2), FX_HOLD);
 	assert_true(ft->finished);
 	close_begin();
@@ -176,6 +176,31 @@ static void a_read_that_has_ended_but_is_still_leaving(void **state)
 	fx_good(ft);
 	fx_task_free(ft);
 	fx_down(&fx);
+}
+
+/* The store's own memory does keep it, whether the task was aborted or had ended. */
+static void lent_memory_that_is_leaving(void **state)
+{
+	for (uint32_t nsegs = 2; nsegs <= 3; nsegs++) {
+		struct fx_task *ft;
+
+		up("ram:16M");
+		ft = begin(0x88, SEGS(nsegs), FX_HOLD);
+		ft->cancel_sticks = true;
+		assert_int_equal(ft->nlent, 2);
+		close_begin();
+		assert_true(ft->finished);
+		assert_false(nexus.closed);
+		fx_release(&fx, ft);
+		fx_settle(&fx);
+		assert_false(nexus.closed);
+		fx_release(&fx, ft);
+		fx_finish_wait(ft);
+		assert_int_equal(ft->aborted, nsegs == 3);
+		close_end();
+		fx_task_free(ft);
+		fx_down(&fx);
+	}
 }
 
 static void tasks_at_the_barrier(void **state)
@@ -392,6 +417,7 @@ int main(void)
 		cmocka_unit_test(a_write_in_two_places),
 		cmocka_unit_test(a_read_whose_data_is_leaving),
 		cmocka_unit_test(a_read_that_has_ended_but_is_still_leaving),
+		cmocka_unit_test(lent_memory_that_is_leaving),
 		cmocka_unit_test(tasks_at_the_barrier),
 		cmocka_unit_test(a_control_operation_that_waits),
 		cmocka_unit_test(parked_in_a_closed_channel),
