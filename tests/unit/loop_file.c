@@ -86,8 +86,11 @@ static int teardown(void **state)
 
 static void fill(struct bench *b, uint8_t *p, size_t len)
 {
-	for (size_t i = 0; i < len; i++)
-		p[i] = (uint8_t)rand_r(&b->seed);
+	for (size_t i = 0; i < len; i += 8) {
+		uint64_t word = (uint64_t)rand_r(&b->seed) * 0x9e3779b97f4a7c15;
+
+		memcpy(p + i, &word, min_u64(8, len - i));
+	}
 }
 
 static struct file_loop *file_on_loop(struct bench *b, unsigned i)
@@ -100,11 +103,14 @@ static void assert_file_is_shadow(struct bench *b)
 {
 	uint8_t *buf = malloc(SIZE);
 	int fd = open(b->path, O_RDONLY);
+	size_t i = 0;
 
 	assert_int_equal(pread(fd, buf, SIZE, 0), SIZE);
-	for (size_t i = 0; i < SIZE; i++)
-		if (buf[i] != b->shadow[i])
-			fail_msg("byte %zu is %u, not %u", i, buf[i], b->shadow[i]);
+	if (memcmp(buf, b->shadow, SIZE) != 0) {
+		while (buf[i] == b->shadow[i])
+			i++;
+		fail_msg("byte %zu is %u, not %u", i, buf[i], b->shadow[i]);
+	}
 	close(fd);
 	free(buf);
 }
@@ -466,7 +472,6 @@ static void each_write_has_its_own_result(void **state)
 		assert_int_equal(m->ones[i].io.result, i < 20 ? 0 : -EFBIG);
 	assert_int_equal(file_on_loop(b, 0)->batches_made, 1);
 	memset(b->shadow + 20 * 4096, 0, 12 * 4096);
-	fill(b, b->shadow + limit, 0);
 	assert_int_equal(truncate(b->path, 20 * 4096), 0);
 	assert_int_equal(truncate(b->path, SIZE), 0);
 	assert_file_is_shadow(b);
