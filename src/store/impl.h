@@ -56,9 +56,10 @@ struct store_type {
 	/* The store is quiesced. Blocking. NULL: its size is fixed. */
 	int (*resize)(struct store *s, uint64_t size);
 
-	/* Each ends by io_end(io, err). NULL: the core refuses or emulates (read and write must
-	 * exist). A `zero` that ends -EOPNOTSUPP is emulated, too. On a read-only store only read,
-	 * flush and extent are called; discard only where info.discard_granularity is not 0. */
+	/* Each ends by io_end(io, err). NULL: the core refuses or emulates; without `write` the
+	 * store is read-only, `read` must exist. A `zero` that ends -EOPNOTSUPP is emulated, too.
+	 * On a read-only store only read, flush and extent are called; discard only where
+	 * info.discard_granularity is not 0. */
 	store_io_fn *read, *write, *flush, *discard, *zero, *extent;
 
 	int (*lend)(struct store *s, struct loop *loop, uint64_t off, uint64_t len,

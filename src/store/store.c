@@ -182,7 +182,7 @@ int store_open(struct store **out, struct loop_set *set, const struct store_type
 		goto out;
 	s->type = type;
 	s->set = set;
-	s->info.read_only |= config->read_only;
+	s->info.read_only |= config->read_only || type->write == NULL;
 	/* The spec spreads the stores over the loops, the same way in every run. */
 	s->home = loop_set_at(set, crc32c(0, spec, strlen(spec)) % loop_set_count(set));
 	err = lanes_create(s);

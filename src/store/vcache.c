@@ -223,7 +223,7 @@ static void put(struct vcache *vc, struct io *io, enum piece_kind kind)
 	else if (io->len != 0)
 		err = overlay_put(&vc->active, io->off, io->len, kind,
 				  kind == PIECE_DATA ? io->iov : NULL);
-	if (err == 0 && io->flags & IO_FUA)
+	if (err == 0 && kind != PIECE_DISCARD && io->flags & IO_FUA)
 		gate_enter(vc, io);
 	else
 		io_end(io, err);
@@ -241,7 +241,6 @@ static void cache_zero(struct vcache *vc, struct io *io)
 
 static void cache_discard(struct vcache *vc, struct io *io)
 {
-	io->flags &= ~(unsigned)IO_FUA;
 	put(vc, io, PIECE_DISCARD);
 }
 
