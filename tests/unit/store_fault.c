@@ -349,6 +349,7 @@ static void random_io(void **state)
 
 #define BLOCK   512
 #define NBLOCKS 48
+#define NOPS    300 /* of a run with crashes */
 
 static uint8_t platter[NBLOCKS * BLOCK];
 static bool platter_fails;
@@ -371,7 +372,7 @@ static void landed(struct loop_timer *timer)
 		else
 			memcpy(io->iov[i].iov_base, p, io->iov[i].iov_len);
 	}
-	if (io->op == IO_ZERO)
+	if (io->op == IO_ZERO || io->op == IO_DISCARD)
 		memset(platter + io->off, 0, io->len);
 	io_end(io, platter_fails && io->op != IO_READ ? -EIO : 0);
 }
@@ -487,8 +488,9 @@ static void failed_flush_is_latched(void **state)
 struct block {
 	uint32_t submitted; /* the newest version that was given to the store */
 	uint32_t completed;
-	uint32_t durable; /* the newest that must survive */
-	bool busy;        /* one io at a time on a block: overlapping ones have no order */
+	uint32_t durable;    /* the newest that must survive */
+	bool busy;           /* one io at a time on a block: overlapping ones have no order */
+	bool zero[NOPS + 1]; /* versions that were made by zeroing or discarding it */
 };
 
 struct crash {
@@ -515,7 +517,23 @@ static uint32_t version_in(const uint8_t *block)
 	return load_le32(block);
 }
 
-/* A zeroed block counts as version 0, so zeroing is left to the other tests. */
+/* Whether a block may hold this, if no version older than `floor` may. */
+static bool may_hold(const struct block *b, uint32_t v, uint32_t floor)
+{
+	if (v != 0)
+		return v >= floor && v <= b->submitted && !b->zero[v];
+	for (uint32_t i = floor; i <= b->submitted; i++) {
+		if (i == 0 || b->zero[i])
+			return true;
+	}
+	return false;
+}
+
+static bool changes(enum io_op op)
+{
+	return op == IO_WRITE || op == IO_ZERO || op == IO_DISCARD;
+}
+
 static void op_done(struct req *q)
 {
 	struct op *op = container_of(q, struct op, req);
@@ -525,7 +543,7 @@ static void op_done(struct req *q)
 	for (unsigned i = op->first; i < op->first + op->n; i++) {
 		struct block *b = &c->blocks[i];
 
-		if (q->io.op == IO_WRITE) {
+		if (changes(q->io.op)) {
 			b->completed = op->version[i];
 			if (q->io.flags & IO_FUA)
 				b->durable = op->version[i];
@@ -535,29 +553,46 @@ static void op_done(struct req *q)
 		} else if (q->io.op == IO_READ) {
 			uint32_t v = version_in(op->data + (i - op->first) * BLOCK);
 
-			assert_in_range(v, op->floor[i], b->submitted);
+			assert_true(may_hold(b, v, op->floor[i]));
 		}
 	}
 	c->inflight--;
 	free(op);
 }
 
-static void op_random(struct crash *c)
+/* Whole blocks of the disk, up to the first that is busy. */
+static void op_range(struct crash *c, struct op *op, enum io_op kind)
 {
-	struct op *op = calloc(1, sizeof(*op));
-	unsigned dice = (unsigned)sim_random(c->rig.set, 10);
-	enum io_op kind = dice < 6 ? IO_WRITE : dice < 9 ? IO_READ : IO_FLUSH;
-	unsigned flags = kind == IO_WRITE && dice < 2 ? IO_FUA : 0;
-
-	op->crash = c;
-	op->first = kind == IO_FLUSH ? 0 : (unsigned)sim_random(c->rig.set, NBLOCKS);
-	op->n = NBLOCKS - op->first;
-	if (kind != IO_FLUSH)
-		op->n = (unsigned)min_u64(op->n, 1 + sim_random(c->rig.set, 8));
-	for (unsigned i = op->first; i < op->first + op->n && kind == IO_WRITE; i++) {
+	op->n = NBLOCKS;
+	if (kind == IO_FLUSH)
+		return;
+	op->first = (unsigned)sim_random(c->rig.set, NBLOCKS);
+	op->n = (unsigned)min_u64(NBLOCKS - op->first, 1 + sim_random(c->rig.set, 8));
+	for (unsigned i = op->first; i < op->first + op->n && changes(kind); i++) {
 		if (c->blocks[i].busy)
 			op->n = i - op->first;
 	}
+}
+
+static void op_random(struct crash *c)
+{
+	static const struct {
+		enum io_op op;
+		unsigned flags;
+	} kinds[] = {
+		{IO_WRITE, 0},      {IO_WRITE, 0},
+		{IO_WRITE, 0},      {IO_WRITE, 0},
+		{IO_WRITE, IO_FUA}, {IO_ZERO, 0},
+		{IO_DISCARD, 0},    {IO_ZERO, IO_FUA | IO_MAY_UNMAP},
+		{IO_READ, 0},       {IO_READ, 0},
+		{IO_READ, 0},       {IO_FLUSH, 0},
+	};
+	unsigned dice = (unsigned)sim_random(c->rig.set, ARRAY_LEN(kinds));
+	enum io_op kind = kinds[dice].op;
+	struct op *op = calloc(1, sizeof(*op));
+
+	op->crash = c;
+	op_range(c, op, kind);
 	if (op->n == 0) {
 		free(op);
 		return;
@@ -566,16 +601,17 @@ static void op_random(struct crash *c)
 		struct block *b = &c->blocks[i];
 
 		op->floor[i] = b->completed;
-		if (kind != IO_WRITE)
+		if (!changes(kind))
 			continue;
 		b->busy = true;
 		op->version[i] = ++b->submitted;
+		b->zero[op->version[i]] = kind != IO_WRITE;
 		for (unsigned at = 0; at < BLOCK; at += 4)
 			store_le32(op->data + (i - op->first) * BLOCK + at, op->version[i]);
 	}
 	req_init(&op->req, c->store, loop_set_at(c->rig.set, (unsigned)sim_random(c->rig.set, 3)),
-		 kind, flags, (uint64_t)op->first * BLOCK, (uint64_t)op->n * BLOCK,
-		 kind == IO_FLUSH ? NULL : op->data);
+		 kind, kinds[dice].flags, (uint64_t)op->first * BLOCK, (uint64_t)op->n * BLOCK,
+		 kind == IO_READ || kind == IO_WRITE ? op->data : NULL);
 	op->req.then = op_done;
 	c->inflight++;
 	req_start(&op->req);
@@ -587,15 +623,16 @@ static void crash_now(struct crash *c)
 	for (unsigned i = 0; i < NBLOCKS; i++) {
 		uint32_t v = version_in(platter + i * BLOCK);
 
-		assert_true(v <= c->blocks[i].submitted);
-		if (v < c->blocks[i].durable)
+		assert_true(may_hold(&c->blocks[i], v, 0));
+		if (!may_hold(&c->blocks[i], v, c->blocks[i].durable))
 			c->failed = true;
 	}
 }
 
 /* true: what was promised was there at every crash. */
-static bool run_crashes(const char *options, uint64_t seed, unsigned nops)
+static bool run_crashes(const char *options, uint64_t seed)
 {
+	unsigned nops = NOPS;
 	struct crash *c = calloc(1, sizeof(*c));
 	bool ok;
 
@@ -625,7 +662,7 @@ static void crashes(void **state)
 	uint64_t n = seeds != NULL ? strtoull(seeds, NULL, 0) : 150;
 
 	for (uint64_t seed = 1; seed <= n; seed++) {
-		if (!run_crashes("volatile=on", seed, 300))
+		if (!run_crashes("volatile=on", seed))
 			fail_msg("seed %llu lost a write", (unsigned long long)seed);
 	}
 }
@@ -636,7 +673,7 @@ static void crashes_are_noticed(void **state)
 	unsigned bad = 0;
 
 	for (uint64_t seed = 1; seed <= 10; seed++)
-		bad += !run_crashes("volatile=on,flush=off", seed, 300);
+		bad += !run_crashes("volatile=on,flush=off", seed);
 	assert_int_equal(bad, 10);
 }
 
@@ -644,14 +681,14 @@ static void crashes_are_noticed(void **state)
 static void crashes_of_two_caches(void **state)
 {
 	for (uint64_t seed = 1; seed <= 20; seed++)
-		assert_true(run_crashes("volatile=on:fault:volatile=on", seed, 300));
+		assert_true(run_crashes("volatile=on:fault:volatile=on", seed));
 }
 
 /* Nor may a run without a cache fail. */
 static void crashes_without_cache(void **state)
 {
 	for (uint64_t seed = 1; seed <= 10; seed++)
-		assert_true(run_crashes("", seed, 300));
+		assert_true(run_crashes("", seed));
 }
 
 int main(void)
