@@ -71,7 +71,9 @@ static void batch_start(struct file_loop *fl)
 
 static void start_more(struct file_loop *fl)
 {
-	while (!queue_empty(&fl->writes) && fl->nbatches < FILE_BATCHES)
+	/* Not ahead of the end of the turn, when one is due: nothing that at_end names may end, and
+	 * let the file go, before it has run. */
+	while (!fl->armed && !queue_empty(&fl->writes) && fl->nbatches < FILE_BATCHES)
 		batch_start(fl);
 	while (!queue_empty(&fl->singles) && fl->nsingles < FILE_SINGLES)
 		single_start(fl, container_of(queue_pop(&fl->singles), struct io, msg.link));
@@ -137,11 +139,16 @@ static bool is_unfinished(int res)
 	       res == -EOPNOTSUPP || res == -ENOMEM || res == -ECANCELED;
 }
 
+static bool ring_start(struct file_loop *fl, struct io *io);
+
 static void ring_done(void *owner, struct io *io, int res)
 {
 	struct file_loop *fl = owner;
+	struct qnode *next = queue_pop(&fl->ring_waiting);
 
 	fl->nring--;
+	if (next != NULL && !ring_start(fl, container_of(next, struct io, msg.link)))
+		give_to_worker(fl, container_of(next, struct io, msg.link));
 	if (res >= 0 && (uint64_t)res == io->len)
 		io_end(io, 0);
 	else if (is_unfinished(res))
@@ -150,12 +157,12 @@ static void ring_done(void *owner, struct io *io, int res)
 		io_end(io, res == -EDQUOT ? -ENOSPC : res);
 }
 
-static bool give_to_ring(struct file_loop *fl, struct io *io)
+static bool ring_start(struct file_loop *fl, struct io *io)
 {
 	struct uring_rw rw = {
 		.fd = fl->file->fd,
 		.write = io->op == IO_WRITE,
-		.rw_flags = (io->flags & IO_FUA) != 0 ? RWF_DSYNC : 0,
+		.rw_flags = io->op == IO_WRITE && (io->flags & IO_FUA) != 0 ? RWF_DSYNC : 0,
 		.iov = io->iov,
 		.niov = io->niov,
 		.off = io->off,
@@ -164,10 +171,18 @@ static bool give_to_ring(struct file_loop *fl, struct io *io)
 		.io = io,
 	};
 
-	if (fl->nring >= FILE_IN_RING || !uring_submit_rw(fl->loop, &rw))
+	if (!uring_submit_rw(fl->loop, &rw))
 		return false;
 	fl->nring++;
 	fl->ring_made++;
+	return true;
+}
+
+static bool give_to_ring(struct file_loop *fl, struct io *io)
+{
+	if (fl->nring < FILE_IN_RING)
+		return ring_start(fl, io);
+	queue_push(&fl->ring_waiting, &io->msg.link);
 	return true;
 }
 
@@ -266,6 +281,7 @@ static void file_loop_init(struct file_loop *fl, struct file *f, struct loop *lo
 	fl->loop = loop;
 	queue_init(&fl->writes);
 	queue_init(&fl->singles);
+	queue_init(&fl->ring_waiting);
 	fl->at_end.run = gathered;
 	for (size_t i = 0; i < ARRAY_LEN(fl->jobs); i++) {
 		struct file_job *job = &fl->jobs[i];

@@ -16,7 +16,7 @@
 #define FILE_BATCHES 2
 /* Other work of one loop with the workers: what is over waits its turn on the loop. */
 #define FILE_SINGLES     16
-#define FILE_IN_RING     128 /* transfers of one loop in its ring */
+#define FILE_IN_RING     128 /* transfers of one loop in its ring; the rest waits */
 #define FILE_MAX_RUNNING 4   /* default of file_config.max_running */
 
 struct file_loop;
@@ -36,6 +36,7 @@ struct file_loop {
 	struct loop *loop;
 	struct queue writes;         /* gathered, for the next batch */
 	struct queue singles;        /* waiting for a free job */
+	struct queue ring_waiting;   /* FILE_IN_RING are in the ring */
 	struct loop_msg at_end;      /* starts batches */
 	bool armed;                  /* at_end is queued */
 	unsigned nbatches, nsingles; /* with the workers */

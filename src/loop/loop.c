@@ -428,7 +428,12 @@ int thread_start(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *
 
 static void *loop_thread(void *arg)
 {
-	loop_run(arg);
+	struct loop *loop = arg;
+	char name[16];
+
+	str_format(name, sizeof(name), "loop %u", loop->index);
+	pthread_setname_np(pthread_self(), name);
+	loop_run(loop);
 	return NULL;
 }
 

@@ -244,8 +244,9 @@ struct io_extent {
 
 /*
  * One read, write, flush, ... on a range of bytes. Embedded in its owner, never allocated on its
- * own. The owner fills the first part, submits it on `loop`, and gets it back by `done` on the same
- * loop, never on its own stack. The iovecs and what they point to stay valid until then.
+ * own. The owner fills the first part, submits it on `loop` (the loop that runs: it is checked),
+ * and gets it back by `done` on the same loop, never on its own stack. The iovecs and what they
+ * point to stay valid until then.
  */
 struct io {
 	enum io_op op;

@@ -232,7 +232,7 @@ void uring_leave(struct loop *loop)
 {
 	struct uring *u = loop->uring;
 
-	if (u == NULL || (!u->refused && u->nfree < RING_SLOTS))
+	if (u == NULL || (!u->refused && (u->armed || u->nfree < RING_SLOTS)))
 		return;
 	uring_destroy(u);
 	loop->uring = NULL;

@@ -110,6 +110,7 @@ static void *worker_main(void *arg)
 	struct worker *worker = arg;
 	struct work_pool *pool = worker->pool;
 
+	pthread_setname_np(pthread_self(), "worker");
 	pthread_mutex_lock(&pool->lock);
 	while (!pool->ending && (!queue_empty(&pool->ready) || wait_for_work(pool)))
 		if (!pool->ending)

@@ -508,6 +508,7 @@ static void chain_done(struct io *io)
 	struct writer_chain *c = container_of(io, struct writer_chain, io);
 
 	assert_int_equal(io->result, 0);
+	assert_true(file_on_loop(c->w->b, 0)->nbatches <= FILE_BATCHES);
 	if (++c->done < WRITES)
 		chain_next(c);
 	else if (--c->w->left == 0)
