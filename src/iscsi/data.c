@@ -219,10 +219,10 @@ static void ask(struct iscsi_task *t)
 
 		if (t->asked < seg->off)
 			t->asked = seg->off;
-		while (t->asked < end && t->nr2ts < most) {
+		while (t->asked < end) {
 			uint32_t len = low_u32(min_u64(end - t->asked, params->max_burst));
 
-			if (!push_r2t(t, t->asked, len))
+			if (t->nr2ts == most || !push_r2t(t, t->asked, len))
 				return;
 			t->asked += len;
 		}
@@ -456,6 +456,13 @@ static uint8_t *place_solicited(struct iscsi_task *t, const struct iscsi_data_ou
 	return NULL;
 }
 
+/* An aborted task's R2Ts are remembered, so a tag that we do not know was never ours. */
+static void refuse_tag(struct iscsi_conn *c, const struct iscsi_bhs *bhs)
+{
+	pdu_reject(c, bhs, ISCSI_REJECT_PROTOCOL_ERROR);
+	conn_close_when_sent(c, "data that nobody asked for");
+}
+
 struct iscsi_task *data_out_task(struct iscsi_conn *c, const struct iscsi_bhs *bhs)
 {
 	const struct iscsi_data_out *d = (const void *)bhs;
@@ -469,7 +476,11 @@ struct iscsi_task *data_out_task(struct iscsi_conn *c, const struct iscsi_bhs *b
 			spoil(t, SENSE_UNEXPECTED_UNSOLICITED_DATA);
 		return t->unsolicited ? t : NULL;
 	}
-	return t->nr2ts != 0 && t->r2ts[0].ttt == ttt ? t : NULL;
+	if (t->nr2ts == 0 || t->r2ts[0].ttt != ttt) {
+		refuse_tag(c, bhs);
+		return NULL;
+	}
+	return t;
 }
 
 uint8_t *data_out_place(struct iscsi_task *t, const struct iscsi_bhs *bhs, uint32_t len,

@@ -238,10 +238,11 @@ static struct iscsi_loop *least_loaded(struct iscsi *i)
 }
 
 /* RFC 7143 6.3.1: a TSIH names a session that gets another connection; we allow one. */
-static enum iscsi_login_status judge_tsih(struct directory *d, uint16_t tsih)
+static enum iscsi_login_status judge_tsih(struct directory *d, const struct iscsi_session *s,
+					  uint16_t tsih)
 {
-	list_for_each(pos, &d->all)
-		if (container_of(pos, struct iscsi_session, dir.all)->tsih == tsih)
+	list_for_each(pos, bucket_of(d, s))
+		if (of_bucket(pos)->tsih == tsih && same_key(of_bucket(pos), s))
 			return ISCSI_LOGIN_TOO_MANY_CONNECTIONS;
 	return ISCSI_LOGIN_NO_SESSION;
 }
@@ -268,14 +269,18 @@ enum iscsi_login_status directory_admit(struct iscsi_conn *c, struct iscsi_targe
 	struct iscsi_loop *home = target != NULL ? least_loaded(i) : &i->loops[0];
 	struct iscsi_session *s;
 
-	if (be16_get(request->tsih) != 0)
-		return judge_tsih(d, be16_get(request->tsih));
 	s = session_create(i, home);
 	if (s == NULL)
 		return ISCSI_LOGIN_OUT_OF_RESOURCES;
 	s->target = target;
 	s->params = *params;
 	memcpy(s->isid, request->isid, sizeof(s->isid));
+	if (be16_get(request->tsih) != 0) {
+		enum iscsi_login_status status = judge_tsih(d, s, be16_get(request->tsih));
+
+		session_free(s);
+		return status;
+	}
 	s->exp_cmd_sn = be32_get(request->cmd_sn);
 	s->max_cmd_sn = s->exp_cmd_sn - 1;
 	s->dir.state = DIRECTORY_PENDING;

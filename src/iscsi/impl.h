@@ -24,7 +24,7 @@
 #define IMMEDIATE_MAX     32    /* immediate commands of a session beside them */
 #define HELD_BYTES_MAX    (1 * MiB)
 #define R2T_MAX           8     /* outstanding R2Ts of a task */
-#define LOGIN_REQUESTS    64    /* PDUs of one login */
+#define LOGIN_REQUESTS    1024  /* PDUs of one login */
 #define PLACE_MIN         16384 /* a payload of this size is read into its place */
 #define RX_CHUNK          65536 /* bytes of one bulk recv */
 #define RX_BULKY_CHUNK    4096  /* the same, where large payloads come */

@@ -66,7 +66,7 @@ static void respond(struct iscsi_conn *c, uint8_t flags, enum iscsi_login_status
 	/* Without a session nobody fills these in (11.13.3). */
 	r->exp_cmd_sn = l->request.cmd_sn;
 	r->max_cmd_sn = l->request.cmd_sn;
-	p->flags = PDU_PLAIN | (status == ISCSI_LOGIN_OK ? PDU_STATUS : 0);
+	p->flags = PDU_PLAIN | PDU_STATUS;
 	if (status == ISCSI_LOGIN_OK &&
 	    pdu_put_data(c, p, l->reply_buf, low_u32(writer_stored(&l->reply))) != 0)
 		goto failed;

@@ -253,11 +253,19 @@ static size_t take(struct iscsi_conn *c, uint8_t *p, size_t len)
 	const struct iscsi_bhs *bhs = (const void *)p;
 	struct layout l;
 
+	if (c->phase == CONN_FRESH && (p[0] & ISCSI_OPCODE_MASK) != ISCSI_LOGIN) {
+		conn_lose(c, "no login request");
+		return 0;
+	}
 	if (len < ISCSI_BHS_LEN) {
 		keep(c, p, len);
 		return 0;
 	}
 	l = layout_of(c, bhs);
+	if (!c->header_digest && l.data_len > c->max_data) {
+		refuse_oversized(c, bhs);
+		return 0;
+	}
 	if (len < l.head_len) {
 		keep(c, p, len);
 		return 0;

@@ -173,7 +173,7 @@ static void respond(struct iscsi_task *t)
 	r->flags = ISCSI_FINAL | residual_flags(scsi);
 	r->status = low_u8(scsi->status);
 	r->itt = be32_of(t->itt);
-	r->exp_data_sn = be32_of(t->data_sn + t->r2t_sn);
+	r->exp_data_sn = be32_of(t->data_sn != 0 ? t->data_sn + t->r2t_sn : 0);
 	r->residual = be32_of(scsi->overflow | scsi->underflow);
 	p->flags = PDU_STATUS;
 	(void)put_sense(t, p); /* fits `small` */
