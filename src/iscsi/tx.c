@@ -207,8 +207,11 @@ void tx_flush(struct iscsi_conn *c)
 		tx->progress_ns = loop_now_ns(c->home->loop);
 	tx->flushing = true;
 	err = send_some(c);
-	if (err == 0)
+	if (err == 0) {
 		data_in_resume(c);
+		if (c->session != NULL)
+			itask_run_waiting(c->session);
+	}
 	tx->flushing = false;
 	if (err != 0) {
 		conn_lose(c, "connection broken");
