@@ -444,7 +444,8 @@ static size_t login_text(const struct session *s, char *text, size_t cap)
 
 static int recv_all(int fd, void *buf, size_t len)
 {
-	ssize_t got = recv(fd, buf, len, MSG_WAITALL);
+	/* Asking for nothing would wait for something. */
+	ssize_t got = len > 0 ? recv(fd, buf, len, MSG_WAITALL) : 0;
 
 	return got < 0 ? -errno : (size_t)got < len ? -ECONNRESET : 0;
 }
