@@ -5,6 +5,12 @@
 
 #include <sanitizer/asan_interface.h>
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ /* clang says it in its own way */
+#endif
+#endif
+
 static unsigned nfree(struct loop *loop)
 {
 	const struct loop_bufs *bufs = loop_bufs_of(loop);

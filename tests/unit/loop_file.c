@@ -553,7 +553,7 @@ static void a_full_disk_is_reported(void **state)
 {
 	struct bench *b = *state;
 	struct bench small = {.seed = 1};
-	uint8_t *data = calloc(1, MiB);
+	uint8_t *data;
 	int big, err;
 
 	str_format(small.dir, sizeof(small.dir), "%s/full", b->dir);
@@ -561,9 +561,9 @@ static void a_full_disk_is_reported(void **state)
 	assert_int_equal(mkdir(small.dir, 0700), 0);
 	if (mount("none", small.dir, "tmpfs", 0, "size=1m") != 0) {
 		rmdir(small.dir);
-		free(data);
 		skip();
 	}
+	data = calloc(1, MiB);
 	bench_open(&small, 1, 0);
 	big = do_io(&small, IO_WRITE, 0, 0, data, MiB, 1);
 	err = do_io(&small, IO_WRITE, 0, MiB, data, 4096, 1);
