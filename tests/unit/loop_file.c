@@ -319,6 +319,26 @@ static void what_ends_at_once_is_all_reported(void **state)
 	free(buf);
 }
 
+/* The set was promised rings, but this loop gets none: workers do it. */
+static void a_loop_without_a_ring_reads_all_the_same(void **state)
+{
+	struct bench *b = *state;
+	uint8_t *buf = calloc(1, SIZE);
+	struct rlimit before, none;
+	int result;
+
+	make_cold(b);
+	getrlimit(RLIMIT_NOFILE, &before);
+	none = (struct rlimit){3, before.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	result = do_io(b, IO_READ, 0, 0, buf, SIZE, 8);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+	assert_int_equal(result, 0);
+	assert_int_equal(file_on_loop(b, 0)->ring_made, 0);
+	assert_memory_equal(buf, b->shadow, SIZE);
+	free(buf);
+}
+
 /* Where RWF_NOWAIT is not known. */
 static void reads_need_no_nowait(void **state)
 {
@@ -779,6 +799,7 @@ int main(void)
 		TEST(what_was_written_is_read),
 		TEST(cold_data_are_read),
 		TEST(what_ends_at_once_is_all_reported),
+		TEST(a_loop_without_a_ring_reads_all_the_same),
 		TEST(reads_need_no_nowait),
 		TEST(writes_need_no_dsync),
 		TEST(a_read_past_the_end_is_an_error),
