@@ -5,8 +5,7 @@
  * The ring is made at first use, on the loop's own thread, since only its maker may submit
  * (SINGLE_ISSUER, DEFER_TASKRUN). What a turn queues is submitted by one system call at its end.
  * Completions are looked for right after that, and when the ring's eventfd says so. (Not when epoll
- * finds the ring itself readable: with DEFER_TASKRUN a loop that
- * sleeps is not woken by it, seen on 6.18.)
+ * finds the ring itself readable: with DEFER_TASKRUN that wakes no loop that sleeps, seen on 6.18.)
  */
 #include "loop/engine.h"
 
