@@ -168,7 +168,12 @@ static enum keys_status rule_max(struct negotiation *n, const struct iscsi_key *
 	return settle_number(n, k, v > k->ours ? v : k->ours);
 }
 
-/* A minimum that MaxBurstLength bounds too, and that nobody needs without unsolicited data. */
+/*
+ * A minimum that MaxBurstLength bounds too, and that nobody needs without unsolicited data. Where
+ * the two do not fit in the end (RFC 7143 13.14: the default of 65536 beside a smaller
+ * MaxBurstLength, or one that was agreed on later), what comes unasked is bounded by this one
+ * still, and initiators in the field do both: no reason to refuse a login.
+ */
 static enum keys_status rule_first_burst(struct negotiation *n, const struct iscsi_key *k,
 					 const struct pair *pair)
 {
@@ -483,20 +488,6 @@ enum keys_status keys_check_first(const struct iscsi_params *p)
 		return KEYS_MISSING_PARAMETER;
 	if (p->session_type == KEYS_NORMAL && p->target_name[0] == '\0')
 		return KEYS_MISSING_PARAMETER;
-	return KEYS_OK;
-}
-
-enum keys_status keys_check_final(struct iscsi_params *p)
-{
-	const struct iscsi_key *k = key_find("FirstBurstLength", strlen("FirstBurstLength"));
-
-	if (p->first_burst <= p->max_burst)
-		return KEYS_OK;
-	/* Agreed on in this order, only an initiator can have broken RFC 7143 13.14. The default
-	 * is just too large for a smaller MaxBurstLength, which bounds it. */
-	if ((p->seen & key_bit(k)) != 0)
-		return KEYS_INITIATOR_ERROR;
-	p->first_burst = p->max_burst;
 	return KEYS_OK;
 }
 

@@ -102,9 +102,6 @@ enum keys_status keys_negotiate(struct iscsi_params *p, struct keys_ctx *ctx, co
 /* Once the first login request is through: did it say who comes and where to? (RFC 7143 6.3) */
 enum keys_status keys_check_first(const struct iscsi_params *p);
 
-/* When the login ends: do the values fit together? */
-enum keys_status keys_check_final(struct iscsi_params *p);
-
 /*
  * Appends what we declare and have not yet: TargetPortalGroupTag and TargetAlias with the first
  * answer of a normal session on any stage, MaxRecvDataSegmentLength in the operational stage, from

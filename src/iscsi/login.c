@@ -199,7 +199,6 @@ static void answer(struct iscsi_conn *c)
 	struct keys_ctx ctx = ctx_of(l);
 	const struct iscsi_target *target = c->session->target;
 	uint8_t flags = l->request.flags;
-	enum keys_status status = KEYS_OK;
 
 	keys_declare(params_of(c), &ctx, PORTAL_GROUP, target != NULL ? target->alias : NULL,
 		     &l->reply);
@@ -215,11 +214,6 @@ static void answer(struct iscsi_conn *c)
 		respond(c, low_u8(ISCSI_FINAL | l->stage << 2 | ISCSI_LOGIN_NSG(flags)),
 			ISCSI_LOGIN_OK);
 		l->stage = ISCSI_LOGIN_NSG(flags);
-		return;
-	}
-	status = keys_check_final(params_of(c));
-	if (status != KEYS_OK) {
-		login_refuse(c, (enum iscsi_login_status)status);
 		return;
 	}
 	c->phase = CONN_WAIT;
