@@ -24,8 +24,8 @@ static const char *const workloads[] = {"read",   "write",  "randread",      "ra
 struct options {
 	const char *portal, *target, *initiator;
 	unsigned workload;
-	uint64_t lun, sessions, queue_depth, block_size, io_size, region, seconds_ms, warmup_ms,
-		ops;
+	uint64_t lun, sessions, queue_depth, block_size, io_size, start, region, seconds_ms,
+		warmup_ms, ops;
 	uint64_t pid, seed, isid;
 	bool header_digest, data_digest, echo, json;
 };
@@ -86,6 +86,11 @@ static const struct opt option_table[] = {
 	 .max = 4 * 1024 * 1024,
 	 .def = "4096",
 	 .help = "bytes a command"},
+	{.name = "start",
+	 .kind = OPT_SIZE,
+	 .offset = FIELD(start),
+	 .def = "0",
+	 .help = "where on the disk the region begins"},
 	{.name = "region",
 	 .kind = OPT_SIZE,
 	 .offset = FIELD(region),
@@ -512,7 +517,7 @@ static int open_client(struct load *l, uint64_t i, const struct sockaddr_in *add
 	c->load = l;
 	c->random = (o->seed + i + 1) * 0x9e3779b97f4a7c15u;
 	c->nblocks = total / o->sessions;
-	c->first_block = c->nblocks * i;
+	c->first_block = o->start / o->block_size + c->nblocks * i;
 	queue_init(&c->free_slots);
 	c->slots = calloc(o->queue_depth, sizeof(*c->slots));
 	if (c->slots == NULL)
