@@ -194,18 +194,27 @@ static void (*const start[])(struct unit *u, struct unit_op *op) = {
 	[OP_QUIESCE] = quiesce_start,
 };
 
+/* The operation whose turn it is, NULL while another runs. */
+static struct unit_op *next_op(struct unit *u)
+{
+	struct list *first = u->current == NULL ? list_pop_front(&u->waiting) : NULL;
+
+	if (first == NULL)
+		return NULL;
+	u->current = list_entry(first, struct unit_op, link);
+	return u->current;
+}
+
 /* The end of everything that happens at the steward. What starts may end at once. */
 static void run_queue(struct unit *u)
 {
+	struct unit_op *op;
+
 	if (u->running)
 		return;
 	u->running = true;
-	while (u->current == NULL && !list_empty(&u->waiting)) {
-		struct list *first = list_pop_front(&u->waiting);
-
-		u->current = list_entry(first, struct unit_op, link);
-		start[u->current->kind](u, u->current);
-	}
+	while ((op = next_op(u)) != NULL)
+		start[op->kind](u, op);
 	u->running = false;
 }
 
