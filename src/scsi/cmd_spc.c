@@ -92,8 +92,7 @@ void cmd_inquiry(struct scsi_task *task)
 /* DEVICE-SPECIFIC PARAMETER of a disk (SBC-3 6.5.1). */
 static uint8_t mode_device_parameter(const struct scsi_task *task)
 {
-	const bool protected = task->itl->lu->info->read_only ||
-			       (itl_view(task->itl)->flags & UNIT_WRITE_PROTECTED);
+	const bool protected = itl_view(task->itl)->flags & UNIT_WRITE_PROTECTED;
 
 	return low_u8((protected ? 0x80u : 0) | 0x10 /* DPOFUA */);
 }

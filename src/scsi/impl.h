@@ -87,7 +87,6 @@ struct scsi_itl {
 	struct unit_attach attach;
 	struct nexus *nexus;
 	struct scsi_lu *lu;
-	uint16_t lun;
 	bool attached;
 	uint32_t ua; /* bits of enum ua */
 	/* The ordering barrier, order.c. */

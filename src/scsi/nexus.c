@@ -145,7 +145,6 @@ static void itl_init(struct scsi_itl *itl, struct nexus *n, uint16_t lun)
 	*itl = (struct scsi_itl){
 		.nexus = n,
 		.lu = n->target->luns[lun],
-		.lun = lun,
 		.attach = {.nexus_id = n->id,
 			   .loop = n->loop,
 			   .attached = attached,

@@ -99,8 +99,7 @@ static bool check_device_state(struct scsi_task *task, const struct unit_view *v
 		scsi_task_sense(task, SENSE_NOT_READY_STOPPED);
 		return false;
 	}
-	if (((view->flags & UNIT_WRITE_PROTECTED) || task->itl->lu->info->read_only) &&
-	    (task->cmd->flags & CMD_CHANGES_DATA)) {
+	if ((view->flags & UNIT_WRITE_PROTECTED) && (task->cmd->flags & CMD_CHANGES_DATA)) {
 		scsi_task_sense(task, SENSE_WRITE_PROTECTED);
 		return false;
 	}

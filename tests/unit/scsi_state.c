@@ -422,6 +422,38 @@ static void the_second_segment_meets_a_reservation(void **state)
 	expect_conflict(ft);
 }
 
+/* Nor does it hear of anything in the middle of its data: the next command does. */
+static void the_second_segment_meets_a_unit_attention(void **state)
+{
+	struct publish p = {.size = 8 * MiB};
+	struct fx_task *ft = write_that_waits(&b, 2 * SCSI_SEG_MAX / 512);
+
+	fx_release(&fx, ft);
+	fx_settle(&fx);
+	publish(&p, UNIT_CHANGED_SIZE, 0);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	fx_good(ft);
+	fx_task_free(ft);
+	expect_sense(&b, 0x6, 0x2a, 0x09);
+}
+
+/* While none of it is in the store, it does. */
+static void a_write_without_any_data_yet_meets_a_unit_attention(void **state)
+{
+	struct publish p = {.size = 8 * MiB};
+	struct fx_task *ft = write_that_waits(&b, 1);
+
+	publish(&p, UNIT_CHANGED_SIZE, 0);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	fx_sense(ft, 0x6, 0x2a, 0x09);
+	fx_task_free(ft);
+	expect_ready(&b);
+	expect_sense(&a, 0x6, 0x2a, 0x09);
+	expect_zeros(1);
+}
+
 #define TEST(t, setup) cmocka_unit_test_setup_teardown(t, setup, down)
 
 int main(void)
@@ -443,6 +475,8 @@ int main(void)
 		TEST(a_write_to_a_disk_that_shrank, up_attended),
 		TEST(a_write_to_a_disk_that_was_stopped, up_attended),
 		TEST(the_second_segment_meets_a_reservation, up_attended),
+		TEST(the_second_segment_meets_a_unit_attention, up_attended),
+		TEST(a_write_without_any_data_yet_meets_a_unit_attention, up_attended),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
