@@ -517,7 +517,9 @@ class Session(Conn):
     def _check_response(self, a, r):
         if r.data_in and not r.data_in[-1].final:
             self.fail("the last Data-In has no F")
-        if a.response == 0 and a.expdatasn != len(r.data_in) + len(r.r2ts):
+        sent = len(r.data_in) + len(r.r2ts)
+        # Without Data-In it is 0 (RFC 7143 11.4.8), where RFC 3720 counted R2Ts.
+        if a.response == 0 and a.expdatasn != sent and (a.expdatasn or r.data_in):
             self.fail(f"ExpDataSN {a.expdatasn}, sent {len(r.data_in)} + {len(r.r2ts)}")
         if not a.final:
             self.fail(f"SCSI Response without F: {a!r}")

@@ -3,6 +3,7 @@
 back (RFC 7143 11.3, 11.7, 11.8)."""
 
 import itertools
+import socket
 
 import pdu as P
 from common import case, main
@@ -81,10 +82,10 @@ def outstanding_r2ts_stay_within_the_limit(server):
             data = pattern(65536, limit)
             p = s.start(write10(0, 128), write=data)
             waiting = [s.expect(P.R2T, itt=p.itt)]
-            s.sock.settimeout(0.3)
             while len(waiting) < limit + 2:
+                s.sock.settimeout(0.3)
                 try:
-                    if not s.sock.recv(1, 0x2):
+                    if not s.sock.recv(1, socket.MSG_PEEK):
                         s.fail("closed")
                 except TimeoutError:
                     break
