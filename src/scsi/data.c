@@ -99,6 +99,17 @@ static uint64_t failed_lba(const struct scsi_task *task, const struct io *io)
 	return at >> block_shift(task);
 }
 
+/* Of two segments that failed the lower one is told, whichever came back first. */
+static void io_failed(struct scsi_task *task, const struct scsi_seg *seg, int err)
+{
+	if (task->error_off != UINT64_MAX && seg->off < task->error_off)
+		task->status = SCSI_GOOD;
+	if (scsi_task_stopped(task))
+		return;
+	task->error_off = seg->off;
+	task_errno(task, err, seg->uio.io.op, failed_lba(task, &seg->uio.io));
+}
+
 static void io_done(struct unit_io *uio)
 {
 	struct scsi_seg *seg = container_of(uio, struct scsi_seg, uio);
@@ -108,7 +119,7 @@ static void io_done(struct unit_io *uio)
 	if (err == -ESTALE && submit_again(task, seg))
 		return;
 	if (err != 0 && err != -ESTALE)
-		task_errno(task, err, uio->io.op, failed_lba(task, &uio->io));
+		io_failed(task, seg, err);
 	if (err == 0)
 		task->generation = 0;
 	if (scsi_task_stopped(task) || uio->io.op != IO_READ || task->next != NULL) {
@@ -130,6 +141,7 @@ void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	struct scsi_seg *seg = &task->segs[0];
 
 	task->next = next;
+	seg->off = 0;
 	seg->buf = NULL;
 	seg->uio.io.op = op;
 	seg->uio.io.flags = 0;

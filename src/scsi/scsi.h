@@ -150,12 +150,13 @@ struct scsi_task {
 	struct scsi_itl *itl; /* NULL: there is no logical unit at this LUN */
 	uint64_t generation;  /* of the view that was checked; 0: it has had store I/O */
 	uint64_t lba;
-	unsigned io_flags; /* of writes */
-	uint64_t data_len; /* bytes the command would move */
-	uint64_t move_len; /* of these, the bytes that the initiator takes or brings */
-	uint64_t started;  /* of these, the bytes whose segments were begun, */
-	uint64_t moved;    /* were handed over (in) or have arrived (out), */
-	uint64_t ended;    /* and are in the store (out) */
+	unsigned io_flags;  /* of writes */
+	uint64_t data_len;  /* bytes the command would move */
+	uint64_t move_len;  /* of these, the bytes that the initiator takes or brings */
+	uint64_t started;   /* of these, the bytes whose segments were begun, */
+	uint64_t moved;     /* were handed over (in) or have arrived (out), */
+	uint64_t ended;     /* and are in the store (out) */
+	uint64_t error_off; /* where the segment began whose failure is told; UINT64_MAX: none */
 	void (*next)(struct scsi_task *task); /* after a plain I/O; NULL: segments move */
 	unsigned stage;                       /* enum task_stage in impl.h */
 	bool begun, barrier, stepping;

@@ -149,6 +149,7 @@ static void init(struct scsi_task *task)
 	task->stage = TASK_NEW;
 	task->cmd = NULL;
 	task->data_len = task->move_len = task->started = task->moved = task->ended = 0;
+	task->error_off = UINT64_MAX;
 	task->next = NULL;
 	task->stepping = task->begun = false;
 	task->unit_task.nexus_id = task->nexus->id;

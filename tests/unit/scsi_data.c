@@ -440,6 +440,28 @@ static void an_error_in_the_middle_of_a_write(void **state)
 	free(data);
 }
 
+/* The second segment fails first. */
+static void the_lower_of_two_errors_is_told(void **state)
+{
+	const uint32_t len = 2 * SCSI_SEG_MAX;
+	struct fx_task *ft;
+
+	up("fault:rule=read@0-1K;hang,rule=read;eio:ram:16M", 512);
+	ft = fx_rw(&nexus, 0x88, 1, len / 512);
+	ft->moves = FX_LATER;
+	fx_expect_in(ft, len);
+	fx_submit(&fx, ft);
+	fx_settle(&fx);
+	assert_false(ft->finished);
+	assert_int_equal(store_fault_release(fx.stores[0]), 0);
+	fx_finish_wait(ft);
+	fx_sense(ft, 0x3, 0x11, 0x00);
+	fx_information(ft, 1);
+	fx_residual(ft, len, 0);
+	fx_task_free(ft);
+	down();
+}
+
 /* GOOD only when the last segment is in the store: the first hangs, the second is through. */
 static void good_waits_for_every_segment(void **state)
 {
@@ -621,6 +643,7 @@ int main(void)
 		cmocka_unit_test(errors),
 		cmocka_unit_test(an_error_in_the_middle_of_a_read),
 		cmocka_unit_test(an_error_in_the_middle_of_a_write),
+		cmocka_unit_test(the_lower_of_two_errors_is_told),
 		cmocka_unit_test(good_waits_for_every_segment),
 		cmocka_unit_test(data_that_does_not_come),
 		cmocka_unit_test(a_digest_error_is_told),
