@@ -141,8 +141,9 @@ static void fx_moved(struct scsi_seg *seg, int err)
 {
 	struct fx_task *ft = fx_task_of(seg->task);
 
-	ft->out--;
+	/* It may finish in there: until then this segment keeps the task alive. */
 	scsi_moved(seg, err);
+	ft->out--;
 	fx_check_done(ft);
 }
 
