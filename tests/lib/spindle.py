@@ -91,6 +91,7 @@ class Spindle:
         self.stderr_path = os.path.join(self.dir, "server.stderr")
         self.process = None
         self.pid = None
+        self.told_to_stop = False
         self.portals = []
         self.disks = []
         self.ready = {}
@@ -99,6 +100,7 @@ class Spindle:
 
     def start(self):
         cmd = self.wrap + [binary(), "run"] + self.stores + ["--port", "0", "--json"] + self.args
+        self.told_to_stop = False
         with open(self.stderr_path, "ab") as err:
             self.process = subprocess.Popen(cmd, cwd=self.dir, env=self.env, stderr=err,
                                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
@@ -130,12 +132,17 @@ class Spindle:
             line += piece
         return line.decode()
 
+    def terminate(self):
+        """SIGTERM, once: a second one means another thing."""
+        if not self.told_to_stop and self.running():
+            os.kill(self.pid or self.process.pid, signal.SIGTERM)
+            self.told_to_stop = True
+
     def stop(self):
         """SIGTERM; it must end with 0 in time, and no sanitizer may have spoken."""
         if self.process is None:
             return
-        if self.process.poll() is None:
-            os.kill(self.pid or self.process.pid, signal.SIGTERM)
+        self.terminate()
         try:
             code = self.process.wait(timeout=self.stop_s)
         except subprocess.TimeoutExpired as e:

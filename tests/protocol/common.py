@@ -41,12 +41,17 @@ def run_case(function, server):
     return outcome
 
 
-def main(*stores, args=(), listen=()):
-    """Runs the cases that sys.argv names, or all of them."""
-    wanted = sys.argv[1:]
+def main(*stores, args=()):
+    """
+    Runs the cases that sys.argv names, or all of them. What follows --serve there is served in
+    the place of `stores`, as in: write.py --serve disk.img --size 64M
+    """
+    wanted, _, instead = split_at(sys.argv[1:], "--serve")
     chosen = [c for c in _cases if not wanted or c.__name__ in wanted]
     outcomes = []
-    with Spindle(*(stores or ("ram:64M",)), args=args, listen=listen) as server:
+    if instead:
+        stores, args = instead[:1], instead[1:]
+    with Spindle(*(stores or ("ram:64M",)), args=args) as server:
         for function in chosen:
             outcomes.append(run_case(function, server))
             if not server.running():
@@ -58,3 +63,9 @@ def main(*stores, args=(), listen=()):
         sys.exit(1)
     if outcomes and all(o.startswith("skip") for o in outcomes):
         sys.exit(SKIP)
+
+
+def split_at(words, word):
+    """["a", "x", "b"] at "x" -> ["a"], ["x"], ["b"]"""
+    at = words.index(word) if word in words else len(words)
+    return words[:at], words[at:at + 1], words[at + 1:]
