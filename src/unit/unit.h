@@ -199,7 +199,8 @@ struct unit_op {
 	 * NULL. */
 	void (*act)(struct unit_op *op);
 	uint64_t timeout_ns; /* QUIESCE: from submission until drained; 0: for ever */
-	/* ABORT: is this task a victim? Pure: the same answer on every loop, at any time. */
+	/* ABORT: is this task a victim? Pure: the same answer on every loop, at any time. Never so
+	 * for `task`. */
 	bool (*matches)(const struct unit_op *op, const struct unit_task *t);
 	/* 0, what `edit` or unit_op_acted() said, -ETIMEDOUT, -ECANCELED or -ENOMEM. */
 	void (*done)(struct unit_op *op, int err);

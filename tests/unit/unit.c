@@ -504,6 +504,43 @@ static void parked_io_goes_on_in_order(void **state)
 	unit_task_end(&blocker.ut);
 }
 
+static int lend(unsigned loop, uint64_t off)
+{
+	struct iovec iov[4];
+	struct job j;
+	int n;
+
+	job_begin(&j, loop);
+	j.uio.task = &j.ut;
+	j.uio.io.op = IO_READ;
+	j.uio.io.off = off;
+	j.uio.io.len = 4096;
+	n = unit_lend(&j.uio, iov, ARRAY_LEN(iov));
+	unit_task_end(&j.ut);
+	if (n > 0)
+		unit_lend_end(&j.uio);
+	return n;
+}
+
+/* What would be refused or parked as a read is not lent. */
+static void lending(void **state)
+{
+	struct unit_stats s;
+
+	assert_int_equal(io_on(0, IO_WRITE, 0, 4096), 0);
+	assert_true(lend(1, 0) > 0);
+	unit_stats_read(unit, &s);
+	assert_int_equal(s.op[IO_READ].ops, 1);
+	assert_int_equal(s.op[IO_READ].bytes, 4096);
+	assert_int_equal(lend(1, DISK), -EOPNOTSUPP);
+	actors[1].ua.channel->gated = true;
+	assert_int_equal(lend(1, 0), -EOPNOTSUPP);
+	actors[1].ua.channel->gated = false;
+	publish((struct unit_view){.size = DISK, .holder = 1});
+	assert_int_equal(lend(1, 0), -EOPNOTSUPP);
+	assert_true(lend(0, 0) > 0);
+}
+
 /* ---- Counters ---- */
 
 static void counters(void **state)
@@ -592,6 +629,7 @@ int main(void)
 		ON_A_UNIT(mutual_aborts),
 		ON_A_UNIT(waiting_operations_are_cancelled),
 		ON_A_UNIT(parked_io_goes_on_in_order),
+		ON_A_UNIT(lending),
 		ON_A_UNIT(counters),
 		cmocka_unit_test(latency_buckets),
 		cmocka_unit_test(percentiles),
