@@ -223,6 +223,7 @@ int conn_arrive(struct iscsi_conn *c, struct iscsi_loop *home)
 	int err;
 
 	c->home = home;
+	c->heard_ns = loop_now_ns(home->loop);
 	loop_timer_init(&c->timer, home->loop, tick);
 	if (loop_now_ns(home->loop) > c->began_ns)
 		spent = min_u64(loop_now_ns(home->loop) - c->began_ns, LOGIN_TIMEOUT_NS);

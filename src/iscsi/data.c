@@ -9,8 +9,8 @@
  *   then one R2T after the other                  -> straight into the segments
  *
  * A segment that asks for bytes gets its share of the early ones when all of those are there; R2Ts
- * ask for the rest. Once something is wrong with a task's data (`bad`) no R2T is sent any more; what
- * was asked for is awaited and thrown away; then the segments fail.
+ * ask for the rest. Once something is wrong with a task's data (`bad`) no R2T is sent any more;
+ * what was asked for is awaited and thrown away; then the segments fail.
  */
 #include "iscsi/impl.h"
 

@@ -5,9 +5,10 @@
  *   PENDING ---- claim ----> CLAIMING ---- no other one is granted ----> GRANTED ---- gone
  *
  * Of logins that are not granted yet with one key the newest counts: it sends the older ones away
- * as soon as it is admitted. A granted session is sent away when the newest claims, that is when its
- * login is complete and, where that is asked for, authenticated (reinstatement, RFC 7143 6.3.5).
- * The claim is answered when the old session is gone, so two of them never reach a unit at once.
+ * as soon as it is admitted. A granted session is sent away when the newest claims, that is when
+ * its login is complete and, where that is asked for, authenticated (reinstatement, RFC
+ * 7143 6.3.5). The claim is answered when the old session is gone, so two of them never reach a
+ * unit at once.
  */
 #include "iscsi/impl.h"
 
@@ -59,7 +60,7 @@ static void run_kick(struct loop_msg *msg)
 }
 
 /* A session is sent away once; it cannot be freed before the message has run, because bye comes
- * behind it. */
+ * behind it. One that has not left loop 0 yet is told behind its own arrival. */
 static void kick(struct iscsi_session *s, enum kick why)
 {
 	if (s->dir.kicked)
@@ -67,7 +68,15 @@ static void kick(struct iscsi_session *s, enum kick why)
 	s->dir.kicked = true;
 	s->dir.kick = why;
 	s->dir.kick_msg.run = run_kick;
-	loop_post(s->home->loop, &s->dir.kick_msg);
+	if (s->dir.departed)
+		loop_post(s->home->loop, &s->dir.kick_msg);
+}
+
+void directory_departed(struct iscsi_session *s)
+{
+	s->dir.departed = true;
+	if (s->dir.kicked)
+		loop_post(s->home->loop, &s->dir.kick_msg);
 }
 
 static void run_claimed(struct loop_msg *msg)
@@ -87,10 +96,11 @@ static void run_free(struct loop_msg *msg)
 	iscsi_check_stopped(i);
 }
 
-/* A connection whose flush is still queued comes back here after it. */
+/* On the loop that its connection lived on. One whose flush is still queued comes back here after
+ * that. */
 void directory_bye(struct iscsi_session *s)
 {
-	list_for_each(pos, &s->conns) {
+	list_for_each (pos, &s->conns) {
 		struct iscsi_conn *c = list_entry(pos, struct iscsi_conn, link);
 
 		c->free_later = c->tx.flush_queued;
@@ -117,7 +127,7 @@ static void answer_claim(struct iscsi_session *s, int err)
 
 static bool tsih_taken(const struct directory *d, uint16_t tsih)
 {
-	list_for_each(pos, &d->all)
+	list_for_each (pos, &d->all)
 		if (container_of(pos, struct iscsi_session, dir.all)->tsih == tsih)
 			return true;
 	return tsih == 0;
@@ -139,7 +149,7 @@ static bool must_wait(struct directory *d, struct iscsi_session *s)
 
 	if (s->target == NULL)
 		return false;
-	list_for_each(pos, bucket_of(d, s)) {
+	list_for_each (pos, bucket_of(d, s)) {
 		struct iscsi_session *other = of_bucket(pos);
 
 		if (other == s || other->dir.state != DIRECTORY_GRANTED || !same_key(s, other))
@@ -185,7 +195,7 @@ void directory_claim(struct iscsi_session *s)
 /* Somebody may have waited for it; a waiting one that was sent away must be told as well. */
 static void wake_waiting(struct directory *d, struct iscsi_session *s)
 {
-	list_for_each(pos, bucket_of(d, s)) {
+	list_for_each (pos, bucket_of(d, s)) {
 		struct iscsi_session *other = of_bucket(pos);
 
 		if (other->dir.state == DIRECTORY_CLAIMING && same_key(s, other))
@@ -205,7 +215,7 @@ static void run_gone(struct loop_msg *msg)
 		i->nlogins--;
 	wake_waiting(&i->directory, s);
 	s->down.run = run_bye;
-	loop_post(s->home->loop, &s->down);
+	loop_post(s->dir.departed ? s->home->loop : i->loops[0].loop, &s->down);
 }
 
 void directory_gone(struct iscsi_session *s)
@@ -216,7 +226,7 @@ void directory_gone(struct iscsi_session *s)
 
 void directory_kick_all(struct iscsi *i, enum kick why)
 {
-	list_for_each(pos, &i->directory.all) {
+	list_for_each (pos, &i->directory.all) {
 		struct iscsi_session *s = container_of(pos, struct iscsi_session, dir.all);
 
 		kick(s, why);
@@ -241,7 +251,7 @@ static struct iscsi_loop *least_loaded(struct iscsi *i)
 static enum iscsi_login_status judge_tsih(struct directory *d, const struct iscsi_session *s,
 					  uint16_t tsih)
 {
-	list_for_each(pos, bucket_of(d, s))
+	list_for_each (pos, bucket_of(d, s))
 		if (of_bucket(pos)->tsih == tsih && same_key(of_bucket(pos), s))
 			return ISCSI_LOGIN_TOO_MANY_CONNECTIONS;
 	return ISCSI_LOGIN_NO_SESSION;
@@ -249,7 +259,7 @@ static enum iscsi_login_status judge_tsih(struct directory *d, const struct iscs
 
 static void supersede_older(struct directory *d, struct iscsi_session *s)
 {
-	list_for_each(pos, bucket_of(d, s)) {
+	list_for_each (pos, bucket_of(d, s)) {
 		struct iscsi_session *other = of_bucket(pos);
 
 		if (other == s || other->dir.state == DIRECTORY_GRANTED || !same_key(s, other))

@@ -4,28 +4,16 @@
  */
 #include "iscsi/impl.h"
 
-#include <arpa/inet.h>
-
-/* ::ffff:10.0.0.5 is 10.0.0.5: a listener for both protocols sees it so. */
-static union net_addr plain_addr(const union net_addr *a)
-{
-	union net_addr plain = {.in4 = {.sin_family = AF_INET, .sin_port = a->in6.sin6_port}};
-
-	if (a->sa.sa_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&a->in6.sin6_addr))
-		return *a;
-	memcpy(&plain.in4.sin_addr, &a->in6.sin6_addr.s6_addr[12], 4);
-	return plain;
-}
-
 /* A portal on all addresses is shown as the one the initiator has reached; false when it cannot
  * be that. */
 static bool shown_addr(const struct iscsi_portal *portal, const union net_addr *local,
 		       union net_addr *out)
 {
-	*out = plain_addr(&portal->addr);
+	*out = portal->addr;
 	if (!net_addr_is_any(&portal->addr))
 		return true;
-	if (portal->addr.sa.sa_family == AF_INET && local->sa.sa_family != AF_INET)
+	if (local->sa.sa_family == AF_UNSPEC ||
+	    (portal->addr.sa.sa_family == AF_INET && local->sa.sa_family != AF_INET))
 		return false;
 	*out = *local;
 	if (out->sa.sa_family == AF_INET)
@@ -62,12 +50,10 @@ static void put_target(struct iscsi_conn *c, const struct iscsi_target *target, 
 	const struct iscsi *i = c->server;
 	union net_addr local = {0}, addr;
 
-	if (stream_local_addr(&c->stream, &local) == 0)
-		local = plain_addr(&local);
+	(void)stream_local_addr(&c->stream, &local); /* without it: specific portals only */
 	keys_put(w, "TargetName", target->name);
 	for (size_t n = 0; n < i->nportals; n++)
-		if (shown_addr(i->portals[n], &local, &addr) &&
-		    !shown_before(i, n, &local, &addr))
+		if (shown_addr(i->portals[n], &local, &addr) && !shown_before(i, n, &local, &addr))
 			put_address(&addr, w);
 }
 

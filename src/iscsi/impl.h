@@ -20,8 +20,8 @@
 
 /* ---- Limits and times ---- */
 
-#define WINDOW            128   /* commands of a session that may be under way */
-#define IMMEDIATE_MAX     32    /* immediate commands of a session beside them */
+#define WINDOW            128 /* commands of a session that may be under way */
+#define IMMEDIATE_MAX     32  /* immediate commands of a session beside them */
 #define HELD_BYTES_MAX    (1 * MiB)
 #define R2T_MAX           8     /* outstanding R2Ts of a task */
 #define LOGIN_REQUESTS    1024  /* PDUs of one login */
@@ -80,7 +80,7 @@ struct tx {
 	struct queue wire;              /* numbered, in this order, and perhaps begun */
 	unsigned nqueued, nwire;        /* PDUs in control and ordinary; in wire */
 	size_t queued_bytes, control_bytes, wire_bytes;
-	size_t begun;                 /* bytes of the first on the wire that are sent */
+	size_t begun;                      /* bytes of the first on the wire that are sent */
 	struct move_in *hold, **hold_tail; /* sent segments whose owner shall not read on yet */
 	struct loop_msg flush_msg;
 	bool flush_queued, flushing, blocked, close_when_sent;
@@ -150,7 +150,7 @@ struct pdu_in {
 	uint32_t ahs_len;
 	uint8_t *data;
 	uint32_t data_len;
-	struct loop_buf *buf;      /* data is its memory; who keeps it sets this to NULL */
+	struct loop_buf *buf; /* data is its memory; who keeps it sets this to NULL */
 	bool bad_digest;
 };
 
@@ -167,7 +167,7 @@ struct rx {
 	struct loop_buf *rest;
 	uint32_t rest_len;
 	bool rest_is_whole; /* it was not looked at yet, because the connection had to wait */
-	bool bulky; /* the last payload was large: receive less in bulk, more in place */
+	bool bulky;         /* the last payload was large: receive less in bulk, more in place */
 	uint8_t *place, *payload; /* where the next byte goes; where the first one went */
 	uint32_t payload_len;
 	uint32_t place_left;
@@ -196,8 +196,8 @@ struct iscsi_conn {
 	bool closed, header_digest, data_digest, paused;
 	bool free_later;       /* when its flush_msg has run */
 	const char *close_why; /* of tx.close_when_sent */
-	bool leaves;       /* to session->home, as soon as the stack is unwound */
-	const char *doom;  /* to be closed at the end of the turn, and why */
+	bool leaves;           /* to session->home, as soon as the stack is unwound */
+	const char *doom;      /* to be closed at the end of the turn, and why */
 	uint16_t cid;
 	uint32_t stat_sn, exp_stat_sn;
 	uint32_t max_data; /* the largest data segment we accept now */
@@ -282,8 +282,7 @@ struct iscsi_session {
 	struct {
 		struct list all, same; /* of all sessions; in a bucket */
 		enum directory_state state;
-		bool kicked;
-		uint64_t serial; /* newer logins have higher ones */
+		bool kicked, departed; /* sent away; not on loop 0 any more, or there for good */
 		struct loop_msg kick_msg;
 		enum kick kick;
 	} dir;
@@ -318,7 +317,6 @@ struct directory {
 	struct list all;
 	struct list buckets[DIRECTORY_BUCKETS];
 	unsigned *load; /* connections, a loop */
-	uint64_t next_serial;
 	uint16_t last_tsih;
 };
 
@@ -356,6 +354,8 @@ void directory_fini(struct directory *d);
 enum iscsi_login_status directory_admit(struct iscsi_conn *c, struct iscsi_target *target,
 					const struct iscsi_params *params,
 					const struct iscsi_login *request);
+/* The message that moves the session has been sent. */
+void directory_departed(struct iscsi_session *s);
 /* On the session's loop: asks for a TSIH; session_claimed() is the answer. */
 void directory_claim(struct iscsi_session *s);
 /* On the session's loop: it has ended; it is freed by and by. */

@@ -71,8 +71,7 @@ static void target_destroy(struct iscsi_target *t)
 	free(t);
 }
 
-int iscsi_add_target(struct iscsi *i, struct scsi_target *target, const char *alias,
-		     struct diag *d)
+int iscsi_add_target(struct iscsi *i, struct scsi_target *target, const char *alias, struct diag *d)
 {
 	const char *name = scsi_target_name(target);
 	struct iscsi_target *t;
@@ -121,7 +120,8 @@ static void log_full(struct iscsi *i, const union net_addr *peer)
 	uint64_t now = loop_now_ns(loop_set_at(i->set, 0));
 	char addr[NET_ADDR_TEXT];
 
-	if (i->stopping || (i->full_logged_ns != 0 && now - i->full_logged_ns < UINT64_C(1000000000)))
+	if (i->stopping ||
+	    (i->full_logged_ns != 0 && now - i->full_logged_ns < UINT64_C(1000000000)))
 		return;
 	i->full_logged_ns = now;
 	log_event(i->log, LOG_WARN, "connection-refused", F_STR("why", "too many connections"),
@@ -282,7 +282,7 @@ void iscsi_stop(struct iscsi *i, unsigned grace_ms, void (*stopped)(void *arg), 
 	i->stopped = stopped;
 	i->stopped_arg = arg;
 	close_portals(i);
-	list_for_each_safe(pos, &i->fresh)
+	list_for_each_safe (pos, &i->fresh)
 		conn_lose(list_entry(pos, struct iscsi_conn, link), "shutdown");
 	directory_kick_all(i, KICK_DRAIN);
 	iscsi_check_stopped(i);

@@ -85,8 +85,8 @@ void login_refuse(struct iscsi_conn *c, enum iscsi_login_status status)
 	char addr[NET_ADDR_TEXT];
 
 	log_event(c->server->log, LOG_WARN, "login-refused", F_STR("initiator", p->initiator_name),
-		  F_STR("target", p->target_name),
-		  F_STR("address", net_addr_text(&c->peer, addr)), F_HEX("status", status));
+		  F_STR("target", p->target_name), F_STR("address", net_addr_text(&c->peer, addr)),
+		  F_HEX("status", status));
 	respond(c, 0, status);
 	c->phase = CONN_LOGOUT;
 	c->tx.close_when_sent = true;
@@ -301,13 +301,15 @@ void login_leave(struct iscsi_conn *c)
 
 	c->leaves = false;
 	if (s->home == c->home) {
+		directory_departed(s);
 		go_on(c);
-		return;
-	}
-	if (c->tx.nqueued + c->tx.nwire != 0 || conn_depart(c) != 0) {
+	} else if (c->tx.nqueued + c->tx.nwire != 0) {
+		conn_lose(c, "answers are not read");
+	} else if (conn_depart(c) != 0) {
 		conn_lose(c, "out of memory");
-		return;
+	} else {
+		s->down.run = run_arrive;
+		loop_post(s->home->loop, &s->down);
+		directory_departed(s);
 	}
-	s->down.run = run_arrive;
-	loop_post(s->home->loop, &s->down);
 }

@@ -61,9 +61,9 @@ struct iscsi_bhs {
 	be24 data_len;
 	uint8_t lun[8];
 	be32 itt;
-	be32 ttt; /* or the opcode's own */
-	be32 sn;  /* requests: CmdSN; responses: StatSN */
-	be32 exp_sn; /* requests: ExpStatSN; responses: ExpCmdSN */
+	be32 ttt;        /* or the opcode's own */
+	be32 sn;         /* requests: CmdSN; responses: StatSN */
+	be32 exp_sn;     /* requests: ExpStatSN; responses: ExpCmdSN */
 	be32 max_cmd_sn; /* responses: MaxCmdSN */
 	uint8_t rest[12];
 };

@@ -23,10 +23,8 @@ struct request_row {
 #define NO_REJECT ((enum iscsi_reject_reason)0)
 
 static const enum scsi_attr attrs[] = {
-	[ISCSI_ATTR_UNTAGGED] = SCSI_UNTAGGED,
-	[ISCSI_ATTR_SIMPLE] = SCSI_SIMPLE,
-	[ISCSI_ATTR_ORDERED] = SCSI_ORDERED,
-	[ISCSI_ATTR_HEAD_OF_QUEUE] = SCSI_HEAD_OF_QUEUE,
+	[ISCSI_ATTR_UNTAGGED] = SCSI_UNTAGGED, [ISCSI_ATTR_SIMPLE] = SCSI_SIMPLE,
+	[ISCSI_ATTR_ORDERED] = SCSI_ORDERED,   [ISCSI_ATTR_HEAD_OF_QUEUE] = SCSI_HEAD_OF_QUEUE,
 	[ISCSI_ATTR_ACA] = SCSI_ACA,
 };
 
@@ -147,8 +145,7 @@ static void run_command(struct iscsi_conn *c, struct pdu_in *pdu)
 /* 11.18, 11.19 */
 static void run_nop_out(struct iscsi_conn *c, struct pdu_in *pdu)
 {
-	uint32_t len =
-		low_u32(min_u64(pdu->data_len, c->session->params.max_recv_dsl_initiator));
+	uint32_t len = low_u32(min_u64(pdu->data_len, c->session->params.max_recv_dsl_initiator));
 	struct iscsi_bhs *bhs;
 	struct pdu_out *p;
 

@@ -270,8 +270,8 @@ static size_t take(struct iscsi_conn *c, uint8_t *p, size_t len)
 		keep(c, p, len);
 		return 0;
 	}
-	if (c->header_digest && !pdu_digest_ok(p, ISCSI_BHS_LEN + l.ahs_len,
-					       p + ISCSI_BHS_LEN + l.ahs_len)) {
+	if (c->header_digest &&
+	    !pdu_digest_ok(p, ISCSI_BHS_LEN + l.ahs_len, p + ISCSI_BHS_LEN + l.ahs_len)) {
 		conn_lose(c, "header digest error");
 		return 0;
 	}

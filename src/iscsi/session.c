@@ -127,7 +127,7 @@ void session_free(struct iscsi_session *s)
 	if (s == NULL)
 		return;
 	CHECK(s->ntasks == 0);
-	list_for_each_safe(pos, &s->conns) {
+	list_for_each_safe (pos, &s->conns) {
 		list_remove(pos);
 		conn_free(list_entry(pos, struct iscsi_conn, link));
 	}

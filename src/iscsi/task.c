@@ -7,8 +7,7 @@
 
 #include <stdlib.h>
 
-_Static_assert(ARRAY_LEN(((struct scsi_task *)0)->segs) <=
-		       ARRAY_LEN(((struct iscsi_task *)0)->in),
+_Static_assert(ARRAY_LEN(((struct scsi_task *)0)->segs) <= ARRAY_LEN(((struct iscsi_task *)0)->in),
 	       "a slot for each segment that scsi may have under way");
 
 static struct iscsi_task **bucket_of(struct iscsi_session *s, uint32_t itt)
@@ -240,8 +239,7 @@ void itask_run(struct iscsi_task *t)
 void itask_run_waiting(struct iscsi_session *s)
 {
 	while (!queue_empty(&s->read_wait)) {
-		struct iscsi_task *t =
-			container_of(s->read_wait.head, struct iscsi_task, link);
+		struct iscsi_task *t = container_of(s->read_wait.head, struct iscsi_task, link);
 
 		if (tx_waiting_bytes(t->conn) > TX_READ_AHEAD)
 			return;

@@ -14,8 +14,7 @@ void text_fini(struct text *t)
 	*t = (struct text){.ttt = ISCSI_RESERVED_TAG};
 }
 
-static void refuse(struct iscsi_conn *c, const struct pdu_in *pdu,
-		   enum iscsi_reject_reason why)
+static void refuse(struct iscsi_conn *c, const struct pdu_in *pdu, enum iscsi_reject_reason why)
 {
 	text_fini(&c->session->text);
 	pdu_reject(c, pdu->bhs, why);
@@ -27,8 +26,8 @@ static void respond(struct iscsi_conn *c, uint8_t request_flags)
 	struct iscsi_session *s = c->session;
 	struct text *t = &s->text;
 	size_t left = t->out_len - t->out_at;
-	uint32_t len = low_u32(min_u64(min_u64(left, s->params.max_recv_dsl_initiator),
-				       LOOP_BUF_MAX));
+	uint32_t len =
+		low_u32(min_u64(min_u64(left, s->params.max_recv_dsl_initiator), LOOP_BUF_MAX));
 	bool final = len == left && (request_flags & ISCSI_FINAL) != 0;
 	struct pdu_out *p = pdu_new(c, ISCSI_TEXT_RESPONSE);
 	struct iscsi_bhs *bhs;
@@ -51,8 +50,7 @@ static void respond(struct iscsi_conn *c, uint8_t request_flags)
 }
 
 /* Keys first; then, in one piece, what SendTargets asked for. */
-static int make_answer(struct iscsi_conn *c, const struct keys_ctx *ctx,
-		       const struct writer *reply)
+static int make_answer(struct iscsi_conn *c, const struct keys_ctx *ctx, const struct writer *reply)
 {
 	struct text *t = &c->session->text;
 	struct writer w = writer_of(NULL, 0);
@@ -120,8 +118,8 @@ void text_pdu(struct iscsi_conn *c, struct pdu_in *pdu)
 		refuse(c, pdu, ISCSI_REJECT_PROTOCOL_ERROR);
 		return;
 	}
-	if (itt == ISCSI_RESERVED_TAG || (flags & (ISCSI_FINAL | ISCSI_CONTINUE)) ==
-						 (ISCSI_FINAL | ISCSI_CONTINUE)) {
+	if (itt == ISCSI_RESERVED_TAG ||
+	    (flags & (ISCSI_FINAL | ISCSI_CONTINUE)) == (ISCSI_FINAL | ISCSI_CONTINUE)) {
 		refuse(c, pdu, ISCSI_REJECT_PROTOCOL_ERROR);
 		return;
 	}

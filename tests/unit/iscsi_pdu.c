@@ -363,8 +363,7 @@ static void test_names(void **state)
 	char longest[SCSI_NAME_MAX + 2];
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
-		assert_int_equal(iscsi_name_check(cases[i].name, NULL),
-				 cases[i].ok ? 0 : -EINVAL);
+		assert_int_equal(iscsi_name_check(cases[i].name, NULL), cases[i].ok ? 0 : -EINVAL);
 	memset(longest, 'a', sizeof(longest));
 	memcpy(longest, "iqn.2026-11.lan:", 16);
 	longest[SCSI_NAME_MAX] = '\0';
