@@ -230,6 +230,106 @@ def never_sends_its_data(server):
 
 
 @case
+def echoes_that_nobody_reads(server):
+    """Pings with large data, and never a look at what comes back: the server stops reading, and
+    holds a bounded amount."""
+    with session(server) as deaf, session(server, isid=79) as s:
+        before = server.rss_bytes()
+        deaf.sock.settimeout(1)
+        p = deaf.request(P.NOP_OUT, immediate=True, data=bytes(262144), ttt=P.NONE).pack()
+        try:
+            for _ in range(400):
+                deaf.sock.sendall(p)
+        except (TimeoutError, OSError):
+            pass
+        else:
+            deaf.fail("100 MiB were taken in")
+        s.ping()
+        grown = server.rss_bytes() - before
+        assert grown < 64 << 20, f"{grown >> 20} MiB more"
+    alive(server)
+
+
+@case
+def statuses_never_acknowledged(server):
+    """ExpStatSN stands still: nothing is kept for it without bound."""
+    with session(server) as s:
+        s.read(0, 8)
+        before = server.rss_bytes()
+        for _ in range(5000):
+            p = s.scsi_pdu(test_unit_ready())
+            p.expstatsn = 1
+            s.send(p)
+            s.expect(P.SCSI_RESPONSE, itt=p.itt)
+        grown = server.rss_bytes() - before
+        assert grown < 32 << 20, f"{grown >> 20} MiB more"
+        s.ping()
+
+
+@case
+def statuses_acknowledged_before_they_came(server):
+    with session(server) as s:
+        for ahead in (1, 1000, 0x7FFFFFFF, 0x80000000):
+            p = s.scsi_pdu(test_unit_ready())
+            p.expstatsn = (p.expstatsn + ahead) & 0xFFFFFFFF
+            s.send(p)
+            try:
+                s.expect(P.SCSI_RESPONSE, itt=p.itt)
+            except Closed:
+                break
+    alive(server)
+
+
+@case
+def reads_and_writes_at_once(server):
+    """R and W both set, without the additional header that says how much comes back."""
+    with session(server) as s:
+        ground = s.read(100, 8)
+        for cdb in (read10(100, 8), write10(100, 8)):
+            p = s.scsi_pdu(cdb, edtl=4096, read=True, write=True)
+            s.send(p)
+            try:
+                while True:
+                    a = s.recv(2)
+                    if a.opcode == P.R2T:
+                        s.send(s.data_out(p, a.ttt, 0, a.offset, ground[:a.length], True))
+                    elif a.opcode != P.DATA_IN or a.flags & P.STATUS:
+                        break
+            except Closed:
+                break
+    with session(server) as s:
+        assert s.read(100, 8) == ground
+
+
+@case
+def every_task_attribute(server):
+    with session(server) as s:
+        for attr in range(8):
+            p = s.scsi_pdu(test_unit_ready(), attr=attr)
+            s.send(p)
+            try:
+                a = s.recv()
+            except Closed:
+                break
+            assert a.opcode in (P.SCSI_RESPONSE, P.REJECT), a
+    alive(server)
+
+
+@case
+def many_connections(server):
+    """Hundreds that say nothing do not keep one out that has something to say."""
+    quiet = []
+    try:
+        for _ in range(600):
+            quiet.append(Conn(server.portals[0]))
+        alive(server)
+    finally:
+        for c in quiet:
+            c.close()
+    alive(server)
+
+
+@case
 def random_pdus(server):
     """Random headers in the full feature phase and before it, seeded."""
     rng = random.Random(7)

@@ -181,6 +181,25 @@ def text_in_pieces_in_full_feature_phase(server):
 
 
 @case
+def text_with_a_tag_nobody_gave(server):
+    with login(server.portals[0], server.iqn()) as s:
+        p = s.text({"X-a": "1"}, ttt=0x1234)
+        s.check(s.recv(), P.REJECT)
+        assert p.ttt == 0x1234
+    with login(server.portals[0], server.iqn()) as s:
+        s.ping()
+
+
+@case
+def text_begun_anew(server):
+    """A request with the reserved tag gives up the one that was not finished."""
+    with login(server.portals[0], server.iqn()) as s:
+        p = s.text(None, data=b"X-one=", final=False, cont=True)
+        s.expect(P.TEXT_RESPONSE, itt=p.itt)
+        assert s.text_whole({"X-two": "2"}) == [("X-two", "NotUnderstood")]
+
+
+@case
 def text_malformed_in_full_feature_phase(server):
     """A protocol error: rejected, and the session may go on or end, but not hang."""
     with login(server.portals[0], server.iqn()) as s:

@@ -110,6 +110,31 @@ def window_full_of_hung_commands(_):
 
 
 @case
+def too_many_immediate_commands(_):
+    """Beyond a limit of their own they are rejected (6), not piled up; the others end well."""
+    with hanging() as (server, hang, release):
+        with session(server) as s:
+            hang()
+            sent = {}
+            for i in range(300):
+                p = s.start(read10(i, 1), read=512, immediate=True)
+                sent[p.itt] = p
+            s.ping()
+            release()
+            rejected = 0
+            for _ in range(len(sent)):
+                a = s.waiting[P.NONE].pop(0) if s.waiting.get(P.NONE) else s.recv()
+                if a.opcode == P.REJECT:
+                    s.check(a, P.REJECT, reason=6)
+                    rejected += 1
+                else:
+                    s.check(a, P.DATA_IN, status=0)
+                    assert a.itt in sent, a
+            assert 0 < rejected < 300, f"{rejected} of 300 rejected"
+            s.settle()
+
+
+@case
 def replaced_while_a_write_hangs(_):
     """The old session's write is in the store and cannot be recalled. Whether the new login waits
     for it or not, no byte of the old write shows up over what the new session wrote."""
@@ -166,15 +191,15 @@ def late_data_in_any_order(_):
     """A disk that answers late and out of order: every command gets its own bytes."""
     rules = ",".join(f"rule=read+write@{i}M-{i + 1}M;delay={(7 - i) * 15}ms" for i in range(8))
     with Spindle(f"fault:{rules}:ram:16M") as server, session(server) as s:
-        datas = [pattern(8192, i) for i in range(8)]
-        sent = [s.start(write10(i * 2048, 16), write=d) for i, d in enumerate(datas)]
+        payloads = [pattern(8192, i) for i in range(8)]
+        sent = [s.start(write10(i * 2048, 16), write=d) for i, d in enumerate(payloads)]
         for p in sent:
             s.good(s.finish(p))
         sent = [s.start(read10(i * 2048, 16), read=8192) for i in range(8)]
-        for p, d in zip(sent, datas):
+        for p, d in zip(sent, payloads):
             assert s.good(s.finish(p, read=8192)).data == d
         r = s.good(s.command(read10(0, 16384), read=8 * MIB))
-        assert [r.data[i * MIB:i * MIB + 8192] for i in range(8)] == datas
+        assert [r.data[i * MIB:i * MIB + 8192] for i in range(8)] == payloads
 
 
 @case

@@ -99,12 +99,33 @@ def outstanding_r2ts_stay_within_the_limit(server):
 @case
 def r2ts_of_several_writes_interleave(server):
     with session(server, ImmediateData="No", MaxBurstLength=16384) as s:
-        datas = [pattern(65536, i) for i in range(8)]
-        sent = [s.start(write10(i * 128, 128), write=d) for i, d in enumerate(datas)]
-        for p, d in reversed(list(zip(sent, datas))):
+        payloads = [pattern(65536, i) for i in range(8)]
+        sent = [s.start(write10(i * 128, 128), write=d) for i, d in enumerate(payloads)]
+        for p, d in reversed(list(zip(sent, payloads))):
             s.good(s.finish(p, write=d))
-        for i, d in enumerate(datas):
+        for i, d in enumerate(payloads):
             assert s.read(i * 128, 128) == d
+
+
+@case
+def data_of_two_commands_interleaves(server):
+    """Data-Out PDUs of several commands take turns on the wire; each finds its own."""
+    with session(server, ImmediateData="No", MaxBurstLength=65536) as s:
+        payloads = [pattern(32768, 40 + i) for i in range(4)]
+        sent = [s.start(write10(3000 + i * 64, 64), write=d) for i, d in enumerate(payloads)]
+        tags = {}
+        while len(tags) < 4:
+            r2t = s.expect(P.R2T)
+            assert (r2t.offset, r2t.length) == (0, 32768), r2t
+            tags[r2t.itt] = r2t.ttt
+        assert len(set(tags.values())) == 4, "two R2Ts of one tag"
+        for i, at in enumerate(range(0, 32768, 2048)):
+            for p, d in zip(sent, payloads):
+                s.send(s.data_out(p, tags[p.itt], i, at, d[at:at + 2048], at + 2048 == 32768))
+        for p in sent:
+            s.good(s.finish(p))
+        for i, d in enumerate(payloads):
+            assert s.read(3000 + i * 64, 64) == d
 
 
 @case
@@ -286,6 +307,37 @@ def data_out_with_a_gap_in_datasn(server):
         refused(s, p)
 
     bad_write(server, send, ImmediateData="No")
+
+
+@case
+def r2ts_answered_in_another_order(server):
+    """DataSequenceInOrder=Yes: refused, or put where it belongs; never somewhere else."""
+    with session(server, ImmediateData="No", MaxBurstLength=4096, MaxOutstandingR2T=4) as s:
+        ground, data = pattern(16384, 59), pattern(16384, 60)
+        s.write(7000, ground)
+        p = s.start(write10(7000, 32), write=data)
+        r2ts = [s.expect(P.R2T, itt=p.itt)]
+        while len(r2ts) < 4:
+            try:
+                r2ts.append(s.expect(P.R2T, 1, itt=p.itt))
+            except AssertionError:
+                break
+        try:
+            for a in reversed(r2ts):
+                s.send_burst(p, a.ttt, data, a.offset, a.length)
+            while True:
+                a = s.recv(2)
+                if a.opcode == P.SCSI_RESPONSE:
+                    break
+        except (Closed, AssertionError, OSError):
+            a = None
+    with session(server) as s:
+        got = s.read(7000, 32)
+        if a is not None and a.status == 0:
+            assert got == data
+        for at in range(0, 16384, 512):
+            here = got[at:at + 512]
+            assert here in (data[at:at + 512], ground[at:at + 512]), f"other data at {at}"
 
 
 @case
