@@ -3,12 +3,13 @@
  * the inner store. Flushes and FUA writes pass a gate one at a time, in the order they came:
  *
  *   flush:      active becomes frozen -> its pieces are written down -> inner flush -> forgotten
- *   FUA write:  into `active` when it comes (so that reads see it), to the inner store in its turn
+ *   FUA write:  into `active`, over what is older there, and to the inner store
  *
  * What the gate is for: while a flush writes older bytes down, no FUA write puts newer ones under
  * them; and two FUA writes of the same bytes reach the inner store in the order in which reads saw
- * them. Writes that are not FUA never wait. A flush covers what was in the overlay when its turn
- * came, so all that completed before it, and none that came after.
+ * them. A FUA write is seen from its turn on, not before: else a write that came later, and was
+ * flushed before that turn, would be seen and then be overtaken. Writes that are not FUA never
+ * wait. A flush covers what was in the overlay when its turn came, so all that completed before it.
  *
  * After a flush that failed, nothing can be trusted to become durable any more: everything that
  * writes or flushes ends -EIO, reads go on.
@@ -146,6 +147,22 @@ static void flush_begin(struct vcache *vc, struct io *io)
 	defer_step(vc, flush_step);
 }
 
+/* ---- Into the overlay ------------------------------------------------------------------------ */
+
+static int put(struct vcache *vc, const struct io *io)
+{
+	enum piece_kind kind = PIECE_DATA;
+
+	if (io->op == IO_DISCARD)
+		kind = PIECE_DISCARD;
+	else if (io->op == IO_ZERO)
+		kind = io->flags & IO_MAY_UNMAP ? PIECE_ZERO_UNMAP : PIECE_ZERO;
+	if (io->len == 0)
+		return 0;
+	return overlay_put(&vc->active, io->off, io->len, kind,
+			   kind == PIECE_DATA ? io->iov : NULL);
+}
+
 /* ---- FUA ------------------------------------------------------------------------------------- */
 
 static void through_end(struct loop_msg *msg)
@@ -179,7 +196,11 @@ static void through_begin(struct vcache *vc, struct io *io)
 		.ended = through_ended,
 		.loop = io->loop,
 	};
-	store_submit(vc->inner, &vc->step);
+	vc->err = put(vc, io);
+	if (vc->err != 0)
+		defer_step(vc, through_end);
+	else
+		store_submit(vc->inner, &vc->step);
 }
 
 /* ---- The gate -------------------------------------------------------------------------------- */
@@ -214,34 +235,14 @@ static void gate_enter(struct vcache *vc, struct io *io)
 
 /* ---- The ops --------------------------------------------------------------------------------- */
 
-static void put(struct vcache *vc, struct io *io, enum piece_kind kind)
+static void cache_change(struct vcache *vc, struct io *io)
 {
-	int err = 0;
-
 	if (vc->failed)
-		err = -EIO;
-	else if (io->len != 0)
-		err = overlay_put(&vc->active, io->off, io->len, kind,
-				  kind == PIECE_DATA ? io->iov : NULL);
-	if (err == 0 && kind != PIECE_DISCARD && io->flags & IO_FUA)
+		io_end(io, -EIO);
+	else if (io->op != IO_DISCARD && io->flags & IO_FUA)
 		gate_enter(vc, io);
 	else
-		io_end(io, err);
-}
-
-static void cache_write(struct vcache *vc, struct io *io)
-{
-	put(vc, io, PIECE_DATA);
-}
-
-static void cache_zero(struct vcache *vc, struct io *io)
-{
-	put(vc, io, io->flags & IO_MAY_UNMAP ? PIECE_ZERO_UNMAP : PIECE_ZERO);
-}
-
-static void cache_discard(struct vcache *vc, struct io *io)
-{
-	put(vc, io, PIECE_DISCARD);
+		io_end(io, put(vc, io));
 }
 
 static void cache_flush(struct vcache *vc, struct io *io)
@@ -376,8 +377,8 @@ static void cache_extent(struct vcache *vc, struct io *io)
 void vcache_submit(struct vcache *vc, struct io *io)
 {
 	static void (*const ops[IO_NOPS])(struct vcache * vc, struct io * io) = {
-		[IO_READ] = cache_read,       [IO_WRITE] = cache_write, [IO_FLUSH] = cache_flush,
-		[IO_DISCARD] = cache_discard, [IO_ZERO] = cache_zero,   [IO_EXTENT] = cache_extent,
+		[IO_READ] = cache_read,      [IO_WRITE] = cache_change, [IO_FLUSH] = cache_flush,
+		[IO_DISCARD] = cache_change, [IO_ZERO] = cache_change,  [IO_EXTENT] = cache_extent,
 	};
 
 	ops[io->op](vc, io);

@@ -484,6 +484,42 @@ static void failed_flush_is_latched(void **state)
 	store_close(s);
 }
 
+/* Two writes of the same bytes at once may come out either way, but reads see them change once: a
+ * FUA write that waits behind a flush neither shows itself early nor comes back. */
+static void fua_write_is_seen_in_its_turn(void **state)
+{
+	for (uint64_t seed = 1; seed <= 100; seed++) {
+		static uint8_t fua_data[BLOCK];
+		struct req flushes[2], fua;
+		struct store *s;
+		int before, between;
+
+		rig_stop(&rig);
+		rig_start(&rig, 1, seed);
+		s = open_platter(&rig, "volatile=on");
+		memset(fua_data, 1, sizeof(fua_data));
+		assert_int_equal(do_write(s, 4 * BLOCK, BLOCK, 9, 0), 0);
+		for (unsigned i = 0; i < 2; i++) {
+			req_init(&flushes[i], s, loop_set_at(rig.set, 0), IO_FLUSH, 0, 0, 0, NULL);
+			req_start(&flushes[i]);
+			/* The first runs, the second waits. */
+			while (i == 0 && platter[4 * BLOCK] != 9)
+				assert_true(sim_step(rig.set));
+		}
+		req_init(&fua, s, loop_set_at(rig.set, 0), IO_WRITE, IO_FUA, 0, BLOCK, fua_data);
+		req_start(&fua);
+		before = do_read(s, 0, BLOCK);
+		assert_int_equal(do_write(s, 0, BLOCK, 2, 0), 0);
+		between = do_read(s, 0, BLOCK);
+		assert_int_equal(req_wait(&rig, &flushes[0]), 0);
+		assert_int_equal(req_wait(&rig, &flushes[1]), 0);
+		assert_int_equal(req_wait(&rig, &fua), 0);
+		if (before == 1 && between == 2)
+			assert_int_equal(do_read(s, 0, BLOCK), 2);
+		store_close(s);
+	}
+}
+
 /* Every block carries versions: what may be there after a crash is known at any moment. */
 struct block {
 	uint32_t submitted; /* the newest version that was given to the store */
@@ -710,6 +746,7 @@ int main(void)
 		TEST(random_io),
 		TEST(unflushed_is_lost),
 		TEST(failed_flush_is_latched),
+		TEST(fua_write_is_seen_in_its_turn),
 		cmocka_unit_test(crashes),
 		cmocka_unit_test(crashes_are_noticed),
 		cmocka_unit_test(crashes_of_two_caches),
