@@ -237,8 +237,9 @@ void work_submit(struct work_lane *lane, struct work *w)
 		signal = pool->nidle >= pool->nready;
 		if (!signal)
 			add_worker(pool);
-		/* The system gives us not one thread: late is better than never. */
-		if (pool->nthreads == 0)
+		/* The system gives us not one thread: late is better than never. Whoever ends one
+		 * finds the next of its lane, perhaps another loop's, and nobody else would. */
+		while (pool->nthreads == 0 && !queue_empty(&pool->ready))
 			run_one(pool);
 	}
 	pthread_mutex_unlock(&pool->lock);

@@ -3,7 +3,20 @@
  */
 #include "loop_test.h"
 
+#include <errno.h>
 #include <unistd.h>
+
+/* The library's is not linked: here the system can run out of threads. */
+static atomic_bool no_threads;
+
+static int start_if_any(pthread_t *out, const pthread_attr_t *attr, void *(*run)(void *), void *arg)
+{
+	return atomic_load(&no_threads) ? -EAGAIN : thread_start(out, attr, run, arg);
+}
+
+#define thread_start start_if_any
+#include "loop/work.c"
+#undef thread_start
 
 struct yard {
 	struct loop_set *set;
@@ -184,6 +197,66 @@ static void idle_threads_end(void **state)
 	yard_destroy(yard);
 }
 
+/* ---- Not one thread ----------------------------------------------------------------------------
+ */
+
+static void submit_run(struct loop_msg *msg)
+{
+	struct work *w = container_of(msg, struct work, msg);
+
+	w->msg.run = NULL;
+	work_submit(container_of(w, struct job, work)->yard->lane, w);
+}
+
+/* The first one runs on its loop; meanwhile the others find the lane full. */
+static void hold_run(struct work *w)
+{
+	struct yard *yard = container_of(w, struct job, work)->yard;
+
+	for (unsigned i = 1; i < yard->njobs; i++) {
+		struct loop_msg *msg = &yard->jobs[i].work.msg;
+
+		msg->run = submit_run;
+		loop_post(yard->jobs[i].work.loop, msg);
+	}
+	usleep(50 * 1000);
+}
+
+static void submit_first(void *arg)
+{
+	struct yard *yard = arg;
+
+	work_submit(yard->lane, &yard->jobs[0].work);
+}
+
+static void counted_done(struct work *w)
+{
+	struct yard *yard = container_of(w, struct job, work)->yard;
+
+	if (atomic_fetch_add(&yard->running, 1) + 1 == yard->njobs)
+		loop_set_stop(yard->set);
+}
+
+static void nothing_waits_where_there_are_no_threads(void **state)
+{
+	struct yard *yard = yard_create(2, 1, 5);
+
+	atomic_store(&yard->gate, true);
+	for (unsigned i = 0; i < yard->njobs; i++) {
+		yard->jobs[i].work.done = counted_done;
+		yard->jobs[i].work.run = i == 0 ? hold_run : in_order_run;
+		yard->jobs[i].work.loop = loop_set_at(yard->set, i == 0 ? 0 : 1);
+	}
+	atomic_store(&no_threads, true);
+	alarm(60); /* it would hang */
+	/* The loops' own threads are started by the library. */
+	test_run(yard->set, submit_first, yard);
+	alarm(0);
+	atomic_store(&no_threads, false);
+	assert_int_equal(yard->running, 5);
+	yard_destroy(yard);
+}
+
 /* ---- Many loops, one lane: for the thread sanitizer -------------------------------------------
  */
 
@@ -260,6 +333,7 @@ int main(void)
 		cmocka_unit_test(a_hung_disk_leaves_threads_to_the_others),
 		cmocka_unit_test(threads_have_a_limit),
 		cmocka_unit_test(idle_threads_end),
+		cmocka_unit_test(nothing_waits_where_there_are_no_threads),
 		cmocka_unit_test(all_loops_share_the_workers),
 	};
 
