@@ -354,16 +354,22 @@ const struct file_info *file_info(const struct file *f)
 	return &f->info;
 }
 
+/* Its failure may be that of any earlier write, which the kernel tells once for each open file. */
+static int sync_all(struct file *f)
+{
+	return fsync(f->fd) == 0 ? 0 : -EIO;
+}
+
 int file_resize(struct file *f, uint64_t size)
 {
 	if (f->info.block_device)
 		return device_size(f, &f->info.size);
 	if (f->info.read_only)
 		return -EROFS;
-	if (ftruncate(f->fd, (off_t)size) != 0 || fsync(f->fd) != 0)
+	if (ftruncate(f->fd, (off_t)size) != 0)
 		return file_errno();
 	f->info.size = size;
-	return 0;
+	return sync_all(f);
 }
 
 /* ---- Kept with the file ---------------------------------------------------------------------- */
@@ -400,7 +406,7 @@ int file_tag_set(struct file *f, const char *tag, const void *buf, size_t len)
 		return -EINVAL;
 	if (fsetxattr(f->fd, name, buf, len, 0) != 0)
 		return tag_errno(f);
-	return fsync(f->fd) == 0 ? 0 : -errno;
+	return sync_all(f);
 }
 
 static int device_fingerprint(dev_t dev, char *buf, size_t cap)

@@ -313,7 +313,7 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 void file_close(struct file *f);
 const struct file_info *file_info(const struct file *f);
 /* Sets the size of a regular file, durably; of a block device takes over what it has now, whatever
- * `size` says. No I/O is in flight. Blocking. */
+ * `size` says. No I/O is in flight. Blocking. -EIO means what a failed FLUSH means. */
 int file_resize(struct file *f, uint64_t size);
 /*
  * All ops. Ends by io_end(). Small reads of cached data end inline; the rest goes to the ring or to
@@ -322,8 +322,8 @@ int file_resize(struct file *f, uint64_t size);
  */
 void file_submit(struct file *f, struct io *io);
 /* Small named values kept with the file (xattr user.spindle.NAME): -ENODATA when there is none,
- * -EOPNOTSUPP where the file system or device has no such thing. Blocking. Returns bytes or -errno.
- */
+ * -EOPNOTSUPP where the file system or device has no such thing. Blocking. Returns bytes or -errno;
+ * -EIO from file_tag_set means what a failed FLUSH means. */
 ssize_t file_tag_get(struct file *f, const char *name, void *buf, size_t cap);
 int file_tag_set(struct file *f, const char *name, const void *buf, size_t len);
 /* What tells this file from a copy of it: inode, birth time; for a device its WWID or serial. As

@@ -21,7 +21,7 @@
 struct file_store {
 	struct store store;
 	struct file *file;
-	atomic_bool failed; /* a flush failed */
+	atomic_bool failed; /* a flush failed, or another sync */
 	pthread_mutex_t lock;
 	/* Under the lock: */
 	bool running;         /* or gathering */
@@ -98,13 +98,20 @@ static void file_store_close(struct store *s)
 	free(f);
 }
 
+/* Not only flushes sync the file, and whoever does may be told of an earlier write's failure. */
+static int latched(struct file_store *f, int err)
+{
+	if (err == -EIO)
+		atomic_store(&f->failed, true);
+	return err;
+}
+
 static int file_store_resize(struct store *s, uint64_t size)
 {
 	struct file_store *f = file_of(s);
-	int err = file_resize(f->file, size);
+	int err = latched(f, file_resize(f->file, size));
 
-	if (err == 0)
-		s->info.size = size;
+	s->info.size = file_info(f->file)->size;
 	return err;
 }
 
@@ -214,7 +221,9 @@ static ssize_t file_store_tag_get(struct store *s, const char *name, void *buf, 
 
 static int file_store_tag_set(struct store *s, const char *name, const void *buf, size_t len)
 {
-	return file_tag_set(file_of(s)->file, name, buf, len);
+	struct file_store *f = file_of(s);
+
+	return latched(f, file_tag_set(f->file, name, buf, len));
 }
 
 static int file_store_fingerprint(struct store *s, char *buf, size_t cap)

@@ -13,10 +13,16 @@
 #include <unistd.h>
 
 static void watched_submit(struct file *f, struct io *io);
+static int watched_tag_set(struct file *f, const char *name, const void *buf, size_t len);
+static int watched_resize(struct file *f, uint64_t size);
 
-#define file_submit watched_submit
+#define file_submit  watched_submit
+#define file_tag_set watched_tag_set
+#define file_resize  watched_resize
 #include "store/file.c" /* the redirected one; the library's is not linked */
 #undef file_submit
+#undef file_tag_set
+#undef file_resize
 
 static struct rig rig;
 static char dir[64];
@@ -24,7 +30,7 @@ static char dir[64];
 /* ---- Watching flushes ---- */
 
 static atomic_uint nflushes;
-static atomic_int flush_err; /* not 0: flushes end so */
+static atomic_int flush_err; /* not 0: flushes end so, and what else syncs the file */
 static atomic_bool hold;     /* flushes wait for let_go() */
 static sem_t held;
 static struct {
@@ -51,6 +57,16 @@ static void watched_submit(struct file *f, struct io *io)
 	} else {
 		file_submit(f, io);
 	}
+}
+
+static int watched_tag_set(struct file *f, const char *name, const void *buf, size_t len)
+{
+	return flush_err != 0 ? flush_err : file_tag_set(f, name, buf, len);
+}
+
+static int watched_resize(struct file *f, uint64_t size)
+{
+	return flush_err != 0 ? flush_err : file_resize(f, size);
 }
 
 static void let_go_run(struct loop_msg *msg)
@@ -367,6 +383,43 @@ static void failed_fua_is_latched(void **state)
 	close_disk(s);
 }
 
+static void expect_latched(struct store *s, bool latched)
+{
+	uint8_t data[512] = {7};
+
+	flush_err = 0;
+	assert_int_equal(rig_io(&rig, s, 1, IO_WRITE, 0, 0, 512, data), latched ? -EIO : 0);
+	assert_int_equal(rig_io(&rig, s, 0, IO_FLUSH, 0, 0, 0, NULL), latched ? -EIO : 0);
+}
+
+/* The kernel would not tell the next flush what it told them. */
+static void failed_sync_of_a_tag_is_latched(void **state)
+{
+	struct store *s = open_disk("", 64 * KiB, false);
+
+	flush_err = -ENOSPC; /* of the tag itself */
+	assert_int_equal(store_tag_set(s, "id", "abc", 3), -ENOSPC);
+	expect_latched(s, false);
+	flush_err = -EIO;
+	assert_int_equal(store_tag_set(s, "id", "abc", 3), -EIO);
+	expect_latched(s, true);
+	close_disk(s);
+}
+
+static void failed_sync_of_a_size_is_latched(void **state)
+{
+	struct store *s = open_disk("", 64 * KiB, false);
+
+	flush_err = -EFBIG;
+	assert_int_equal(s->type->resize(s, 128 * KiB), -EFBIG);
+	expect_latched(s, false);
+	flush_err = -EIO;
+	assert_int_equal(s->type->resize(s, 128 * KiB), -EIO);
+	assert_int_equal(store_info(s)->size, 64 * KiB);
+	expect_latched(s, true);
+	close_disk(s);
+}
+
 /* Many FUA writes at once need fewer flushes than they are. */
 static void fua_writes_commit_together(void **state)
 {
@@ -410,6 +463,8 @@ int main(void)
 		TEST(flushes_of_a_turn_share),
 		TEST(failed_flush_is_latched),
 		TEST(failed_fua_is_latched),
+		TEST(failed_sync_of_a_tag_is_latched),
+		TEST(failed_sync_of_a_size_is_latched),
 		TEST(fua_writes_commit_together),
 	};
 
