@@ -141,6 +141,33 @@ def wrong_data_digest_in_the_last_of_many(server):
 
 
 @case
+def wrong_data_digest_of_large_pieces(server):
+    """Large payloads may be read straight to where they go: not to the disk before their digest."""
+    ground = pattern(262144, 27)
+    for immediate in ("Yes", "No"):
+        with session(server) as s:
+            s.write(2000, ground)
+        with session(server, "None", "CRC32C", ImmediateData=immediate, MaxBurstLength=1048576,
+                     FirstBurstLength=262144) as s:
+            data = pattern(262144, 28)
+            if immediate == "Yes":
+                p = s.scsi_pdu(write10(2000, 512), edtl=262144, write=True, data=data)
+                s.send(p, data_digest=WRONG)
+            else:
+                p = s.scsi_pdu(write10(2000, 512), edtl=262144, write=True)
+                s.send(p)
+                r2t = s.expect(P.R2T, itt=p.itt)
+                s.send(s.data_out(p, r2t.ttt, 0, 0, data[:131072], False))
+                s.send(s.data_out(p, r2t.ttt, 1, 131072, data[131072:r2t.length], True),
+                       data_digest=WRONG)
+            judge(s, p)
+        with session(server) as s:
+            got = s.read(2000, 512)
+            assert got[131072:] == ground[131072:], f"bad data on the disk, {immediate}"
+            assert got[:131072] in (ground[:131072], pattern(262144, 28)[:131072])
+
+
+@case
 def wrong_padding_digest(server):
     """The digest covers the padding, too."""
     with session(server, "None", "CRC32C") as s:

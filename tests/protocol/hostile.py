@@ -75,6 +75,27 @@ def reset_at_any_byte(server):
 
 
 @case
+def large_payload_torn(server):
+    """The connection ends amid a payload that is read straight to its place: the disk keeps what
+    it had, and the place is not lost."""
+    ground, data = pattern(262144, 32), pattern(262144, 33)
+    with session(server) as s:
+        s.write(3000, ground)
+    for n in (20000, 65536, 131072, 262143):
+        with session(server, keys={"FirstBurstLength": 262144}) as s:
+            p = s.scsi_pdu(write10(3000, 512), edtl=262144, write=True, data=data)
+            s.send_raw(p.pack()[:48 + n])
+            time.sleep(0.01)
+        with session(server, keys={"ImmediateData": "No"}) as s:
+            p = s.scsi_pdu(write10(3000, 512), edtl=262144, write=True)
+            s.send(p)
+            r2t = s.expect(P.R2T, itt=p.itt)
+            s.send_raw(s.data_out(p, r2t.ttt, 0, 0, data, True).pack()[:48 + n])
+    with session(server) as s:
+        assert s.read(3000, 512) == ground, "a torn payload is on the disk"
+
+
+@case
 def byte_by_byte(server):
     """The slowest initiator is served as well."""
     with Conn(server.portals[0]) as c:
