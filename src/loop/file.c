@@ -147,8 +147,11 @@ static void ring_done(void *owner, struct io *io, int res)
 	struct qnode *next = queue_pop(&fl->ring_waiting);
 
 	fl->nring--;
-	if (next != NULL && !ring_start(fl, container_of(next, struct io, msg.link)))
+	/* What waits must not outlast the last one in the ring: nobody would start it. */
+	while (next != NULL && !ring_start(fl, container_of(next, struct io, msg.link))) {
 		give_to_worker(fl, container_of(next, struct io, msg.link));
+		next = queue_pop(&fl->ring_waiting);
+	}
 	if (res >= 0 && (uint64_t)res == io->len)
 		io_end(io, 0);
 	else if (is_unfinished(res))
