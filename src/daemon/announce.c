@@ -119,13 +119,13 @@ static void disk_text(FILE *out, const struct daemon *dm, const struct disk *dis
 {
 	const struct bdev_info *info = bdev_info(unit_bdev(disk->unit));
 	const struct unit_identity *identity = unit_identity(disk->unit);
-	char size[32], portal[NET_ADDR_TEXT], naa[2 * sizeof(identity->naa) + 1];
+	char size[32], portal[NET_ADDR_TEXT], spec[256], naa[2 * sizeof(identity->naa) + 1];
 	uint64_t bytes = disk_size(disk);
 
 	str_hex(naa, identity->naa, sizeof(identity->naa));
 	fprintf(out, "disk    %s    %s (%llu bytes), blocks of %u%s    %s\n", disk->name,
 		str_size(size, sizeof(size), bytes), (unsigned long long)bytes, info->block_size,
-		info->read_only ? ", read-only" : "", disk->spec);
+		info->read_only ? ", read-only" : "", show_text(spec, sizeof(spec), disk->spec));
 	fprintf(out, "        naa.%s%s\n", naa, disk->identity_renewed ? " (new)" : "");
 	fprintf(out, "export  iscsi   %s    lun 0   ", disk->iqn);
 	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)

@@ -164,7 +164,8 @@ int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag 
 	err = loop_set_create(&dm->set, &loop_config, d);
 	if (err < 0)
 		goto fail;
-	struct iscsi_config iscsi_config = {.set = dm->set, .log = &dm->log};
+	struct iscsi_config iscsi_config = {
+		.set = dm->set, .log = &dm->log, .unsolicited = o->unsolicited};
 	err = iscsi_create(&dm->iscsi, &iscsi_config);
 	if (err < 0) {
 		diag_set(d, err, "cannot set up iSCSI: %s", strerror(-err));

@@ -25,6 +25,9 @@ enum exit_code {
 enum exit_code exit_code_of(int err);
 /* "spindle: what; fix" in one line on stderr. Returns exit_code_of(err). */
 enum exit_code report(const struct diag *d, int err);
+/* For a terminal: '?' in the place of control characters, other bytes (UTF-8) as they are. Returns
+ * `dst`. */
+const char *show_text(char *dst, size_t cap, const char *src);
 
 /* ---- registry.c: what can be named on the command line */
 
@@ -55,7 +58,7 @@ struct run_options {
 	struct opt_strings listen;
 	const char *name, *iqn;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
-	bool read_only, json, verbose, help;
+	bool read_only, unsolicited, json, verbose, help;
 	/* What is no option: the stores. */
 	char **specs;
 	size_t nspecs;

@@ -78,6 +78,12 @@ const struct opt run_opts[] = {
 		.help = "threads that serve; else one a core",
 	},
 	{
+		.name = "unsolicited",
+		.kind = OPT_FLAG,
+		.offset = FIELD(unsolicited),
+		.help = "let initiators send first bursts unasked (InitialR2T=No)",
+	},
+	{
 		.name = "json",
 		.kind = OPT_FLAG,
 		.offset = FIELD(json),

@@ -38,10 +38,24 @@ enum exit_code exit_code_of(int err)
 
 enum exit_code report(const struct diag *d, int err)
 {
-	char text[sizeof(*d) + 64];
+	char text[sizeof(*d) + 64], shown[sizeof(text)];
 
-	dprintf(STDERR_FILENO, "spindle: %s\n", diag_text(d, text, sizeof(text)));
+	diag_text(d, text, sizeof(text));
+	dprintf(STDERR_FILENO, "spindle: %s\n", show_text(shown, sizeof(shown), text));
 	return exit_code_of(err);
+}
+
+const char *show_text(char *dst, size_t cap, const char *src)
+{
+	size_t len = 0;
+
+	for (; *src != '\0' && len + 1 < cap; src++) {
+		unsigned char c = (unsigned char)*src;
+
+		dst[len++] = c < 0x20 || c == 0x7f ? '?' : *src;
+	}
+	dst[len] = '\0';
+	return dst;
 }
 
 int write_all(int fd, const char *buf, size_t len)

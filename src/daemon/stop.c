@@ -115,11 +115,23 @@ static void signal_caught(void *arg, int signo)
 	iscsi_stop(dm->iscsi, GRACE_MS, transports_stopped, dm);
 }
 
+/* Under nohup(1) a hang-up is to be ignored, and blocking it would undo that. SIGINT is not asked:
+ * shells ignore it for what they run in the background, where kill -INT should still stop us. */
+static bool ignored_on_purpose(int signo)
+{
+	struct sigaction now;
+
+	return signo == SIGHUP && sigaction(signo, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
 int stop_on_signals(struct daemon *dm)
 {
 	for (size_t i = 0; i < ARRAY_LEN(stop_signals); i++) {
-		int err = loop_signal(dm->set, stop_signals[i], signal_caught, dm);
+		int err;
 
+		if (ignored_on_purpose(stop_signals[i]))
+			continue;
+		err = loop_signal(dm->set, stop_signals[i], signal_caught, dm);
 		if (err < 0)
 			return err;
 	}

@@ -55,6 +55,8 @@ def test_usage_errors():
 def test_names_are_escaped():
     line = expect_error(2, "run", "--\x1b[31m", says=["option"])
     assert "\x1b" not in line
+    line = expect_error(3, "run", "no\n\x1b[31mwhere.img", "--port", "0", says=["where.img"])
+    assert "\x1b" not in line
 
 
 def test_missing_file():

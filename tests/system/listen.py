@@ -4,6 +4,8 @@ import socket
 
 from harness import Spindle, expect_error, main, need_tool, tool
 
+import iscsi
+
 
 def has_ipv6():
     try:
@@ -63,6 +65,15 @@ def test_same_address_twice():
         free = probe.getsockname()[1]
     expect_error(4, "run", "ram:1M", "--listen", f"127.0.0.1:{free}", "--listen",
                  f"127.0.0.1:{free}", says=[str(free)])
+
+
+def test_more_connections_than_the_soft_limit():
+    need_tool("prlimit")
+    with Spindle("ram:1M", wrap=["prlimit", "--nofile=40:4096"]) as s:
+        sessions = [iscsi.login(s.portals[0], s.iqn(), isid=iscsi.ISID + i) for i in range(100)]
+        for session in sessions:
+            session.ping()
+            session.close()
 
 
 main(globals())

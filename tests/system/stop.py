@@ -24,10 +24,18 @@ def sessions_of(s, n):
 
 def test_each_signal():
     for signo in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        with Spindle("ram:1M") as s:
+        with Spindle("ram:1M", wrap=["env", "--default-signal"]) as s:
             os.kill(s.pid, signo)
             assert s.wait_end() == 0, s.stderr()
             assert s.stderr() == ""
+
+
+def test_nohup():
+    with Spindle("ram:1M", wrap=["env", "--ignore-signal=HUP"]) as s:
+        os.kill(s.pid, signal.SIGHUP)
+        time.sleep(0.3)
+        assert s.running()
+        sessions_of(s, 1)[0].close()
 
 
 def test_idle_sessions_do_not_delay():

@@ -203,6 +203,16 @@ static void exit_codes_tell_errors_apart(void **state)
 	assert_int_equal(exit_code_of(-EIO), EXIT_FAILED);
 }
 
+static void control_characters_are_not_shown(void **state)
+{
+	char out[16];
+
+	assert_string_equal(show_text(out, sizeof(out), "a\nb\x1b[2J\x7f"), "a?b?[2J?");
+	assert_string_equal(show_text(out, sizeof(out), "\xc3\xa4"), "\xc3\xa4");
+	assert_string_equal(show_text(out, 4, "abcdef"), "abc");
+	assert_string_equal(show_text(out, sizeof(out), ""), "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -215,6 +225,7 @@ int main(void)
 		cmocka_unit_test(options_land_in_their_fields),
 		cmocka_unit_test(wrong_options_say_what_mends_them),
 		cmocka_unit_test(exit_codes_tell_errors_apart),
+		cmocka_unit_test(control_characters_are_not_shown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
