@@ -323,6 +323,7 @@ struct directory {
 struct iscsi {
 	struct loop_set *set;
 	const struct log *log;
+	bool unsolicited; /* see iscsi_config */
 	struct iscsi_loop *loops;
 	unsigned nloops;
 	struct iscsi_target **targets;

@@ -203,6 +203,7 @@ int iscsi_create(struct iscsi **out, const struct iscsi_config *config)
 		return -ENOMEM;
 	i->set = config->set;
 	i->log = config->log;
+	i->unsolicited = config->unsolicited;
 	i->max_connections =
 		config->max_connections != 0 ? config->max_connections : MAX_CONNECTIONS;
 	list_init(&i->fresh);

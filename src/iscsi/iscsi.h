@@ -18,6 +18,7 @@ struct iscsi_config {
 	struct loop_set *set;
 	const struct log *log;
 	unsigned max_connections; /* 0: 4096 */
+	bool unsolicited;         /* agree to InitialR2T=No */
 };
 
 /* Before the loops run. */

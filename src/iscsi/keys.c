@@ -212,6 +212,15 @@ static enum keys_status rule_or(struct negotiation *n, const struct iscsi_key *k
 	return settle_boolean(n, k, v || k->ours != 0);
 }
 
+static enum keys_status rule_initial_r2t(struct negotiation *n, const struct iscsi_key *k,
+					 const struct pair *pair)
+{
+	struct iscsi_key ours = *k;
+
+	ours.ours = n->p->policy == KEYS_R2T_FIRST;
+	return rule_or(n, &ours, pair);
+}
+
 static enum keys_status rule_list(struct negotiation *n, const struct iscsi_key *k,
 				  const struct pair *pair)
 {
@@ -326,7 +335,7 @@ static const struct iscsi_key keys[] = {
 	 .stages = OPER | FULL},
 	{"MaxConnections", rule_min, AT(max_connections), .min = 1, .max = 65535, .ours = 1,
 	 LEAD_NORMAL},
-	{"InitialR2T", rule_or, AT(initial_r2t), .ours = 1, LEAD_NORMAL},
+	{"InitialR2T", rule_initial_r2t, AT(initial_r2t), LEAD_NORMAL},
 	{"ImmediateData", rule_and, AT(immediate_data), .ours = 1, LEAD_NORMAL},
 	{"MaxBurstLength", rule_min, AT(max_burst), DSL_RANGE, .ours = 1 << 20, LEAD_NORMAL},
 	{"FirstBurstLength", rule_first_burst, AT(first_burst), DSL_RANGE, .ours = 1 << 18,
@@ -463,9 +472,10 @@ enum keys_status keys_negotiate(struct iscsi_params *p, struct keys_ctx *ctx, co
 	return writer_truncated(reply) ? KEYS_OUT_OF_RESOURCES : KEYS_OK;
 }
 
-void keys_init(struct iscsi_params *p)
+void keys_init(struct iscsi_params *p, enum keys_policy policy)
 {
 	*p = (struct iscsi_params){
+		.policy = policy,
 		.max_recv_dsl_initiator = KEYS_DEFAULT_DSL,
 		.max_recv_dsl_target = KEYS_DEFAULT_DSL,
 		.max_burst = 262144,

@@ -51,6 +51,7 @@ struct iscsi_params {
 	char target_name[KEYS_NAME_MAX + 1];    /* the same */
 	char initiator_alias[KEYS_ALIAS_MAX + 1];
 	/* private */
+	uint32_t policy;   /* enum keys_policy */
 	uint64_t seen;     /* rows that this login has negotiated */
 	unsigned declared; /* what keys_declare() has said */
 };
@@ -88,7 +89,11 @@ enum keys_status {
 	KEYS_OUT_OF_RESOURCES = 0x0302, /* the answer does not fit `reply` */
 };
 
-void keys_init(struct iscsi_params *p);
+/* What we want of InitialR2T. Without R2Ts an idle session may send a first burst at any time, for
+ * which there must be room; so they are asked for unless the user wants otherwise. */
+enum keys_policy { KEYS_R2T_FIRST, KEYS_UNSOLICITED };
+
+void keys_init(struct iscsi_params *p, enum keys_policy policy);
 
 /*
  * Negotiates a whole text, gathered over all PDUs with the C bit, and appends the answers as

@@ -31,14 +31,14 @@ void login_free(struct login *l)
 	free(l);
 }
 
-static struct login *login_create(void)
+static struct login *login_create(const struct iscsi *i)
 {
 	struct login *l = malloc(sizeof(*l));
 
 	if (l == NULL)
 		return NULL;
 	memset(l, 0, offsetof(struct login, text));
-	keys_init(&l->params);
+	keys_init(&l->params, i->unsolicited ? KEYS_UNSOLICITED : KEYS_R2T_FIRST);
 	return l;
 }
 
@@ -234,7 +234,7 @@ static bool begin(struct iscsi_conn *c, const struct pdu_in *pdu)
 		return false;
 	}
 	if (c->login == NULL)
-		c->login = login_create();
+		c->login = login_create(c->server);
 	if (c->login == NULL) {
 		conn_lose(c, "out of memory");
 		return false;

@@ -26,7 +26,7 @@ static struct fixture *fixture_new(enum keys_stage stage)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	keys_init(&f->p);
+	keys_init(&f->p, KEYS_R2T_FIRST);
 	f->ctx = (struct keys_ctx){.stage = stage, .leading = true};
 	f->reply = writer_of(f->buf, sizeof(f->buf));
 	return f;
@@ -492,6 +492,32 @@ static void bursts_that_do_not_fit(void **state)
 	free(f);
 }
 
+/* Who may send unasked: only where both want it (the result is OR). */
+static void initial_r2t(void **state)
+{
+	static const struct {
+		enum keys_policy policy;
+		const char *offer;
+		bool result;
+	} rows[] = {
+		{KEYS_R2T_FIRST, "InitialR2T=No", true},
+		{KEYS_R2T_FIRST, "InitialR2T=Yes", true},
+		{KEYS_UNSOLICITED, "InitialR2T=No", false},
+		{KEYS_UNSOLICITED, "InitialR2T=Yes", true},
+		{KEYS_UNSOLICITED, "InitialR2T=Perhaps", true},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct fixture *f = fixture_new(KEYS_OPERATIONAL);
+
+		keys_init(&f->p, rows[i].policy);
+		assert_true(f->p.initial_r2t);
+		assert_int_equal(feed(f, rows[i].offer, strlen(rows[i].offer) + 1), KEYS_OK);
+		assert_int_equal(f->p.initial_r2t, rows[i].result);
+		free(f);
+	}
+}
+
 static void names_that_are_missing(void **state)
 {
 	struct fixture *f = fixture_new(KEYS_SECURITY);
@@ -797,6 +823,7 @@ int main(void)
 		cmocka_unit_test(rejected_changes_nothing),
 		cmocka_unit_test(first_burst),
 		cmocka_unit_test(bursts_that_do_not_fit),
+		cmocka_unit_test(initial_r2t),
 		cmocka_unit_test(names_that_are_missing),
 		cmocka_unit_test(twice_is_an_error),
 		cmocka_unit_test(full_feature_declarations_repeat),
