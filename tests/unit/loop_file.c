@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The library's is not linked: here a ring can refuse to take more. */
-static unsigned ring_takes = UINT_MAX;
+/* The library's is not linked: here the ring of loop 0, on this thread, can refuse to take more. */
+static _Thread_local unsigned ring_takes = UINT_MAX;
 
 static bool ring_submit(struct loop *loop, const struct uring_rw *rw)
 {
