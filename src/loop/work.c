@@ -24,7 +24,7 @@ struct work_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t added;
 	struct queue ready; /* admitted by their lanes */
-	unsigned nready, nidle, nthreads;
+	unsigned nready, nbusy, nthreads; /* busy: with a piece of work, on whatever thread */
 	uint64_t idle_ns;
 	bool ending;
 	struct worker workers[WORK_THREADS];
@@ -80,9 +80,12 @@ static void run_one(struct work_pool *pool)
 	struct work *w = container_of(queue_pop(&pool->ready), struct work, msg.link);
 
 	pool->nready--;
+	pool->nbusy++;
 	pthread_mutex_unlock(&pool->lock);
 	w->run(w);
 	pthread_mutex_lock(&pool->lock);
+	/* Before the post: who has been waiting for this and brings more needs no other thread. */
+	pool->nbusy--;
 	lane_leave(w->lane);
 	pthread_mutex_unlock(&pool->lock);
 	w->msg.run = run_done;
@@ -98,10 +101,8 @@ static bool wait_for_work(struct work_pool *pool)
 			      .tv_nsec = (long)(until % NS_PER_S)};
 	int err = 0;
 
-	pool->nidle++;
 	while (queue_empty(&pool->ready) && !pool->ending && err == 0)
 		err = pthread_cond_timedwait(&pool->added, &pool->lock, &ts);
-	pool->nidle--;
 	return !queue_empty(&pool->ready);
 }
 
@@ -234,7 +235,7 @@ void work_submit(struct work_lane *lane, struct work *w)
 	} else {
 		lane->running++;
 		pool_push(pool, w);
-		signal = pool->nidle >= pool->nready;
+		signal = pool->nthreads >= pool->nbusy + pool->nready;
 		if (!signal)
 			add_worker(pool);
 		/* The system gives us not one thread: late is better than never. Whoever ends one

@@ -174,6 +174,31 @@ static void threads_have_a_limit(void **state)
 	yard_destroy(yard);
 }
 
+static void next_done(struct work *w)
+{
+	struct yard *yard = container_of(w, struct job, work)->yard;
+
+	if (++yard->done == yard->njobs)
+		loop_set_stop(yard->set);
+	else
+		work_submit(yard->lane, &yard->jobs[yard->done].work);
+}
+
+/* Even the next piece of work that comes before the thread has gone to sleep. */
+static void one_at_a_time_needs_one_thread(void **state)
+{
+	struct yard *yard = yard_create(1, 4, 200);
+
+	atomic_store(&yard->gate, true);
+	for (unsigned i = 0; i < yard->njobs; i++)
+		yard->jobs[i].work.done = next_done;
+	work_submit(yard->lane, &yard->jobs[0].work);
+	test_run(yard->set, nothing, NULL);
+	assert_int_equal(yard->done, 200);
+	assert_int_equal(work_pool_nthreads(yard->set->pool), 1);
+	yard_destroy(yard);
+}
+
 static void idle_threads_end(void **state)
 {
 	struct yard *yard = yard_create(1, 8, 8);
@@ -332,6 +357,7 @@ int main(void)
 		cmocka_unit_test(a_lane_of_one_keeps_the_order),
 		cmocka_unit_test(a_hung_disk_leaves_threads_to_the_others),
 		cmocka_unit_test(threads_have_a_limit),
+		cmocka_unit_test(one_at_a_time_needs_one_thread),
 		cmocka_unit_test(idle_threads_end),
 		cmocka_unit_test(nothing_waits_where_there_are_no_threads),
 		cmocka_unit_test(all_loops_share_the_workers),
