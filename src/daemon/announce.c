@@ -126,7 +126,8 @@ static void disk_text(FILE *out, const struct daemon *dm, const struct disk *dis
 	fprintf(out, "disk    %s    %s (%llu bytes), blocks of %u%s    %s\n", disk->name,
 		str_size(size, sizeof(size), bytes), (unsigned long long)bytes, info->block_size,
 		info->read_only ? ", read-only" : "", show_text(spec, sizeof(spec), disk->spec));
-	fprintf(out, "        naa.%s%s\n", naa, disk->identity_renewed ? " (new)" : "");
+	fprintf(out, "        naa.%s%s\n", naa,
+		disk->identity_renewed ? "    (new: this was a copy of another disk)" : "");
 	fprintf(out, "export  iscsi   %s    lun 0   ", disk->iqn);
 	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)
 		fprintf(out, " %s", portal_text(dm, i, portal));

@@ -51,6 +51,18 @@ static int announce(const struct daemon *dm, const struct run_options *o, struct
 	return 0;
 }
 
+/* Its clients will take it for another disk than before: worth a line whatever is asked for. */
+static void warn_of_copies(const struct daemon *dm)
+{
+	for (size_t i = 0; i < dm->ndisks; i++) {
+		if (dm->disks[i].identity_renewed)
+			log_event(&dm->log, LOG_WARN, "identity-renewed",
+				  F_STR("disk", dm->disks[i].name),
+				  F_STR("serial", unit_identity(dm->disks[i].unit)->serial),
+				  F_STR("why", "a copy of another disk"));
+	}
+}
+
 static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 {
 	int err;
@@ -61,6 +73,7 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 	err = announce(dm, o, d);
 	if (err < 0)
 		return err;
+	warn_of_copies(dm);
 	log_event(&dm->log, LOG_INFO, "serving", F_U64("disks", dm->ndisks),
 		  F_U64("threads", loop_set_count(dm->set)),
 		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));

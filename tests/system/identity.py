@@ -67,6 +67,9 @@ def test_a_copy_gets_another():
             assert found[2] == first, "the original keeps its own"
             assert len({x[0] for x in found}) == 3, found
             assert len({x[1] for x in found}) == 3, found
+            told = [line for line in s.stderr().splitlines() if "identity-renewed" in line]
+            # cp -a carries attributes over; without them a file is a new disk, and no news.
+            assert len(told) == 1 and 'disk="faithful"' in told[0], told
             s.restart()
             assert [identity(s, i) for i in range(3)] == found
 
