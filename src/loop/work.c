@@ -23,7 +23,7 @@ struct worker {
 struct work_pool {
 	pthread_mutex_t lock;
 	pthread_cond_t added;
-	struct queue ready; /* admitted by their lanes */
+	struct queue ready;               /* admitted by their lanes */
 	unsigned nready, nbusy, nthreads; /* busy: with a piece of work, on whatever thread */
 	uint64_t idle_ns;
 	bool ending;
