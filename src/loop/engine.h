@@ -105,7 +105,6 @@ bool uring_probe(void);
 struct uring_rw {
 	int fd;
 	bool write;
-	int rw_flags; /* RWF_* */
 	const struct iovec *iov;
 	unsigned niov;
 	uint64_t off;

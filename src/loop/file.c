@@ -165,7 +165,6 @@ static bool ring_start(struct file_loop *fl, struct io *io)
 	struct uring_rw rw = {
 		.fd = fl->file->fd,
 		.write = io->op == IO_WRITE,
-		.rw_flags = io->op == IO_WRITE && (io->flags & IO_FUA) != 0 ? RWF_DSYNC : 0,
 		.iov = io->iov,
 		.niov = io->niov,
 		.off = io->off,
@@ -269,6 +268,8 @@ static const struct {
 void file_submit(struct file *f, struct io *io)
 {
 	CHECK(io->loop == loop_self());
+	/* Its owner would take it for durable. */
+	CHECK((io->flags & IO_FUA) == 0 || (io->op != IO_WRITE && io->op != IO_ZERO));
 	if (ops[io->op].changes_data && f->info.read_only)
 		io_end(io, -EROFS);
 	else

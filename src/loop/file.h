@@ -52,7 +52,6 @@ struct file {
 	unsigned flags;
 	struct file_info info;
 	atomic_bool no_nowait; /* the file system knows no RWF_NOWAIT: found out by trying */
-	atomic_bool no_dsync;  /* no RWF_DSYNC either */
 	struct work_lane *lane;
 	struct file_loop *loops; /* one a loop */
 };

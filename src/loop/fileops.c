@@ -19,7 +19,6 @@
 /* A range of the file and the memory for it. The iovecs are a copy that is used up on the way. */
 struct transfer {
 	bool write;
-	int rw_flags;
 	uint64_t off, len;
 	struct iovec *iov;
 	unsigned niov;
@@ -44,7 +43,7 @@ static int transfer_all(struct file *f, struct transfer *t)
 {
 	while (t->len > 0) {
 		off_t off = (off_t)t->off;
-		ssize_t n = t->write ? pwritev2(f->fd, t->iov, (int)t->niov, off, t->rw_flags)
+		ssize_t n = t->write ? pwritev(f->fd, t->iov, (int)t->niov, off)
 				     : preadv(f->fd, t->iov, (int)t->niov, off);
 
 		if (n > 0)
@@ -55,27 +54,6 @@ static int transfer_all(struct file *f, struct transfer *t)
 			return file_errno();
 	}
 	return 0;
-}
-
-static int sync_data(struct file *f)
-{
-	return fdatasync(f->fd) == 0 ? 0 : file_errno();
-}
-
-static int write_durably(struct file *f, struct transfer *t)
-{
-	int err = -EOPNOTSUPP;
-
-	if (!atomic_load_explicit(&f->no_dsync, memory_order_relaxed)) {
-		t->rw_flags = RWF_DSYNC;
-		err = transfer_all(f, t);
-	}
-	if (err != -EOPNOTSUPP && err != -ENOSYS)
-		return err;
-	atomic_store_explicit(&f->no_dsync, true, memory_order_relaxed);
-	t->rw_flags = 0;
-	err = transfer_all(f, t);
-	return err == 0 ? sync_data(f) : err;
 }
 
 static unsigned iov_copy(struct iovec *dst, const struct io *io)
@@ -96,9 +74,9 @@ static int op_read(struct file *f, struct io *io)
 
 /* ---- Batches of writes ----------------------------------------------------------------------- */
 
-static bool same_kind(const struct io *a, const struct io *b)
+static uint64_t end_of(const struct io *io)
 {
-	return a->off + a->len == b->off && ((a->flags ^ b->flags) & IO_FUA) == 0;
+	return io->off + io->len;
 }
 
 /* How many from v[0] on lie side by side in the file and make one call. */
@@ -106,12 +84,12 @@ static unsigned run_length(struct io *const *v, unsigned n)
 {
 	unsigned niov = v[0]->niov, i = 1;
 
-	while (i < n && same_kind(v[i - 1], v[i]) && niov + v[i]->niov <= IOV_MAX)
+	while (i < n && end_of(v[i - 1]) == v[i]->off && niov + v[i]->niov <= IOV_MAX)
 		niov += v[i++]->niov;
 	return i;
 }
 
-static int write_run(struct file *f, struct io *const *v, unsigned n, bool durably)
+static int write_run(struct file *f, struct io *const *v, unsigned n)
 {
 	struct iovec iov[IOV_MAX];
 	struct transfer t = {.write = true, .off = v[0]->off, .iov = iov};
@@ -120,16 +98,16 @@ static int write_run(struct file *f, struct io *const *v, unsigned n, bool durab
 		t.niov += iov_copy(iov + t.niov, v[i]);
 		t.len += v[i]->len;
 	}
-	return durably ? write_durably(f, &t) : transfer_all(f, &t);
+	return transfer_all(f, &t);
 }
 
 /* When a joined write fails, each does it again alone: an error belongs to its own write only. */
-static void write_joined(struct file *f, struct io *const *v, unsigned n, bool durably)
+static void write_joined(struct file *f, struct io *const *v, unsigned n)
 {
-	int err = write_run(f, v, n, durably);
+	int err = write_run(f, v, n);
 
 	for (unsigned i = 0; i < n; i++)
-		v[i]->result = err == 0 || n == 1 ? err : write_run(f, v + i, 1, durably);
+		v[i]->result = err == 0 || n == 1 ? err : write_run(f, v + i, 1);
 }
 
 /* By offset into `sorted`, stably. false: some overlap, and then only their order is right. */
@@ -143,36 +121,17 @@ static bool sort_apart(struct io **sorted, struct io *const *v, unsigned n)
 		sorted[at] = v[i];
 	}
 	for (unsigned i = 1; i < n; i++)
-		if (sorted[i - 1]->off + sorted[i - 1]->len > sorted[i]->off)
+		if (end_of(sorted[i - 1]) > sorted[i]->off)
 			return false;
 	return true;
 }
 
-/* Several durable writes and nothing else: one fdatasync is cheaper than a journal commit each. (In
- * other company it could have much more to write than they are.) */
-static bool syncs_once(struct io *const *v, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		if ((v[i]->flags & IO_FUA) == 0)
-			return false;
-	return run_length(v, n) < n;
-}
-
 static void write_all(struct file *f, struct io *const *v, unsigned n)
 {
-	bool once = syncs_once(v, n);
-	int err;
-
 	for (unsigned i = 0, run; i < n; i += run) {
 		run = run_length(v + i, n - i);
-		write_joined(f, v + i, run, !once && (v[i]->flags & IO_FUA) != 0);
+		write_joined(f, v + i, run);
 	}
-	if (!once)
-		return;
-	err = sync_data(f);
-	for (unsigned i = 0; i < n && err != 0; i++)
-		if (v[i]->result == 0)
-			v[i]->result = err;
 }
 
 void file_run_batch(struct file *f, struct queue *ios)
@@ -241,26 +200,30 @@ static int zeros_write(struct file *f, const struct io *io)
 	return err;
 }
 
-/* Both modes work for files and for block devices; EINVAL is a device and an odd range. */
+/* EINVAL is a device and an odd range. */
+static bool is_refused(int err)
+{
+	return err == -EOPNOTSUPP || err == -ENOSYS || err == -EINVAL || err == -ENODEV;
+}
+
+/* Both modes work for files and for block devices. */
 static int op_zero(struct file *f, struct io *io)
 {
 	bool unmap = (io->flags & IO_MAY_UNMAP) != 0 && f->info.discard_granularity != 0;
-	int mode = unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
-	int err;
+	int err = -EOPNOTSUPP;
 
 	if (io->len == 0)
 		return 0;
-	err = allocate(f, mode | FALLOC_FL_KEEP_SIZE, io);
-	if (err == -EOPNOTSUPP || err == -ENOSYS || err == -EINVAL || err == -ENODEV)
-		err = zeros_write(f, io);
-	if (err == 0 && (io->flags & IO_FUA) != 0)
-		err = sync_data(f);
-	return err;
+	if (unmap)
+		err = allocate(f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, io);
+	if (is_refused(err))
+		err = allocate(f, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, io);
+	return is_refused(err) ? zeros_write(f, io) : err;
 }
 
 static int op_flush(struct file *f, struct io *io)
 {
-	return sync_data(f);
+	return fdatasync(f->fd) == 0 ? 0 : file_errno();
 }
 
 /* lseek answers by its return value, so workers that share the file's position do no harm. */

@@ -316,9 +316,10 @@ const struct file_info *file_info(const struct file *f);
  * `size` says. No I/O is in flight. Blocking. -EIO means what a failed FLUSH means. */
 int file_resize(struct file *f, uint64_t size);
 /*
- * All ops. Ends by io_end(). Small reads of cached data end inline; the rest goes to the ring or to
- * workers: writes that a file system may put to sleep are gathered per loop, neighbours joined, and
- * handed over in batches at the end of the turn. A read past the end of the file is -EIO.
+ * All ops, but WRITE and ZERO without IO_FUA: add a FLUSH. Ends by io_end(). Small reads of cached
+ * data end inline; the rest goes to the ring or to workers: writes that a file system may put to
+ * sleep are gathered per loop, neighbours joined, and handed over in batches at the end of the
+ * turn. A read past the end of the file is -EIO.
  */
 void file_submit(struct file *f, struct io *io);
 /* Small named values kept with the file (xattr user.spindle.NAME): -ENODATA when there is none,

@@ -198,9 +198,9 @@ static struct uring *uring_of(struct loop *loop)
 static void prepare(struct io_uring_sqe *sqe, const struct uring_rw *rw)
 {
 	if (rw->write)
-		io_uring_prep_writev2(sqe, rw->fd, rw->iov, rw->niov, rw->off, rw->rw_flags);
+		io_uring_prep_writev(sqe, rw->fd, rw->iov, rw->niov, rw->off);
 	else
-		io_uring_prep_readv2(sqe, rw->fd, rw->iov, rw->niov, rw->off, rw->rw_flags);
+		io_uring_prep_readv(sqe, rw->fd, rw->iov, rw->niov, rw->off);
 }
 
 bool uring_submit_rw(struct loop *loop, const struct uring_rw *rw)

@@ -266,10 +266,10 @@ static void what_was_written_is_read(void **state)
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
 		uint64_t off = rows[i].off, len = rows[i].len;
-		unsigned niov = rows[i].niov, flags = i % 2 != 0 ? IO_FUA : 0;
+		unsigned niov = rows[i].niov;
 
 		fill(b, b->shadow + off, len);
-		assert_int_equal(do_io(b, IO_WRITE, flags, off, b->shadow + off, len, niov), 0);
+		assert_int_equal(do_io(b, IO_WRITE, 0, off, b->shadow + off, len, niov), 0);
 		memset(buf, 0, len);
 		assert_int_equal(do_io(b, IO_READ, 0, off, buf, len, niov), 0);
 		assert_memory_equal(buf, b->shadow + off, len);
@@ -388,17 +388,6 @@ static void reads_need_no_nowait(void **state)
 	free(buf);
 }
 
-static void writes_need_no_dsync(void **state)
-{
-	struct bench *b = *state;
-
-	b->file->info.in_memory = false;
-	atomic_store(&b->file->no_dsync, true);
-	fill(b, b->shadow, 8192);
-	assert_int_equal(do_io(b, IO_WRITE, IO_FUA, 0, b->shadow, 8192, 2), 0);
-	assert_file_is_shadow(b);
-}
-
 static void a_read_past_the_end_is_an_error(void **state)
 {
 	struct bench *b = *state;
@@ -429,8 +418,7 @@ static void direct_io_works(void **state)
 	fill(b, buf, SIZE);
 	memcpy(b->shadow, buf, 64 * 16384);
 	for (unsigned i = 0; i < m->n; i++)
-		set_up(m, i, IO_WRITE, i * 16384, buf + i * 16384, 16384, 1 + i % 4)->flags =
-			i % 8 == 0 ? IO_FUA : 0;
+		set_up(m, i, IO_WRITE, i * 16384, buf + i * 16384, 16384, 1 + i % 4);
 	many_run(m);
 	for (unsigned i = 0; i < m->n; i++)
 		assert_int_equal(m->ones[i].io.result, 0);
@@ -447,8 +435,8 @@ static void direct_io_works(void **state)
 /* ---- Batches -----------------------------------------------------------------------------------
  */
 
-/* In any order, neighbours or not, some durable: each lands in its place. */
-static void scattered_writes(struct bench *b, unsigned n, unsigned fua_every)
+/* In any order, neighbours or not: each lands in its place. */
+static void scattered_writes(struct bench *b, unsigned n)
 {
 	struct many *m = many_create(b, n);
 
@@ -456,8 +444,7 @@ static void scattered_writes(struct bench *b, unsigned n, unsigned fua_every)
 		uint64_t slot = (uint64_t)i * 389 % (SIZE / 4096);
 
 		fill(b, b->shadow + slot * 4096, 4096);
-		set_up(m, i, IO_WRITE, slot * 4096, b->shadow + slot * 4096, 4096, 1 + i % 16)
-			->flags = i % fua_every == 0 ? IO_FUA : 0;
+		set_up(m, i, IO_WRITE, slot * 4096, b->shadow + slot * 4096, 4096, 1 + i % 16);
 	}
 	many_run(m);
 	for (unsigned i = 0; i < n; i++)
@@ -471,12 +458,10 @@ static void writes_of_a_turn_make_few_batches(void **state)
 	struct bench *b = *state;
 
 	b->file->info.in_memory = false;
-	scattered_writes(b, 64, 1000);
+	scattered_writes(b, 64);
 	assert_int_equal(file_on_loop(b, 0)->batches_made, 1);
-	scattered_writes(b, 1000, 1000);
+	scattered_writes(b, 1000);
 	assert_in_range(file_on_loop(b, 0)->batches_made, 2, 1 + 1000 / FILE_BATCH_IOS + 1);
-	scattered_writes(b, 100, 3);
-	scattered_writes(b, 100, 1); /* all durable: one fdatasync */
 }
 
 /* Overlapping writes of one turn: the later one wins, byte by byte. */
@@ -664,8 +649,8 @@ static void zeroed_ranges_read_zeros(void **state)
 		{0, 4096, 0},
 		{100, 1000, 0},
 		{MiB, MiB, IO_MAY_UNMAP},
-		{MiB - 5000, 10000, IO_FUA},
-		{2 * MiB + 1, 777777, IO_MAY_UNMAP | IO_FUA},
+		{MiB - 5000, 10000, 0},
+		{2 * MiB + 1, 777777, IO_MAY_UNMAP},
 		{SIZE - 512, 512, 0},
 		{4096, 0, 0},
 	};
@@ -749,7 +734,6 @@ struct walk {
 static void walk_submit(struct walk *w, enum io_op op, uint64_t at, uint8_t *buf, uint64_t len)
 {
 	w->io.op = op;
-	w->io.flags = (unsigned)rand_r(&w->seed) % 16 == 0 ? IO_FUA : 0;
 	w->io.off = w->base + at;
 	w->io.len = len;
 	w->iov[0] = (struct iovec){buf + at, len / 2};
@@ -837,7 +821,6 @@ int main(void)
 		TEST(a_ring_that_takes_no_more_leaves_nobody_waiting),
 		TEST(a_loop_without_a_ring_reads_all_the_same),
 		TEST(reads_need_no_nowait),
-		TEST(writes_need_no_dsync),
 		TEST(a_read_past_the_end_is_an_error),
 		TEST(direct_io_works),
 		TEST(writes_of_a_turn_make_few_batches),
