@@ -8,8 +8,8 @@
  *
  * One turn of a loop:
  *
- *   sleep until an event, a timer or a post -> run ready sockets, finished disk I/O, due timers,
- * posts
+ *   sleep until an event, a timer or a post
+ *   -> run ready sockets, finished disk I/O, due timers, posts
  *   -> run what was deferred until nothing is deferred -> run what waits for the end of the turn
  *   -> (again from the deferred, while there are any) -> sleep
  *
@@ -35,8 +35,7 @@
 struct loop;
 struct loop_set;
 
-/* ---- The set of loops --------------------------------------------------------------------------
- */
+/* ---- The set of loops ------------------------------------------------------------------------ */
 
 enum loop_disk_engine {
 	LOOP_DISK_AUTO,    /* io_uring where the kernel lets us, worker threads elsewhere */
@@ -69,10 +68,10 @@ struct loop_set *loop_set_of(const struct loop *loop);
 /* CLOCK_MONOTONIC as read when the loop last woke or began a batch of completions: free to ask. */
 uint64_t loop_now_ns(const struct loop *loop);
 
-/* ---- Messages
- * ------------------------------------------------------------------------------------ Embedded in
- * what they are about; in at most one queue at a time; whoever embeds one keeps it alive until
- * `run` has started. */
+/* ---- Messages -------------------------------------------------------------------------------- */
+
+/* Embedded in what they are about; in at most one queue at a time; whoever embeds one keeps it
+ * alive until `run` has started. */
 
 struct loop_msg {
 	struct qnode link;
@@ -90,8 +89,7 @@ void loop_defer(struct loop *self, struct loop_msg *msg);
  * batch. */
 void loop_at_end(struct loop *self, struct loop_msg *msg);
 
-/* ---- Timers: on their loop only.
- * ----------------------------------------------------------------- */
+/* ---- Timers: on their loop only -------------------------------------------------------------- */
 
 struct loop_timer {
 	void (*fired)(struct loop_timer *timer);
@@ -111,14 +109,12 @@ static inline bool loop_timer_running(const struct loop_timer *t)
 	return t->heap_at != 0;
 }
 
-/* ---- Signals: on loop 0, before loop_set_run.
- * ----------------------------------------------------- */
+/* ---- Signals: on loop 0, before loop_set_run ------------------------------------------------- */
 
 /* `caught` runs on loop 0. The signal is blocked in every thread. Returns 0 or -errno. */
 int loop_signal(struct loop_set *set, int signo, void (*caught)(void *arg, int signo), void *arg);
 
-/* ---- Buffers: memory for payloads, from per-loop pools, page-aligned, not cleared.
- * ------------------- */
+/* ---- Buffers: memory for payloads, from per-loop pools, page-aligned, not cleared ------------ */
 
 struct loop_buf {
 	uint8_t *data;
@@ -134,11 +130,11 @@ struct loop_buf {
 /* On `loop` only, both. NULL: out of memory. Up to LOOP_BUF_MAX bytes. */
 struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes);
 void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
-/* A block of memory that callbacks on this loop may use until they return: `*cap` is 256 KiB. */
+/* A block of memory that callbacks on this loop may use until they return: `*cap` is 256 KiB.
+ * NULL: out of memory. */
 uint8_t *loop_scratch(struct loop *loop, size_t *cap);
 
-/* ---- Stream sockets
- * ------------------------------------------------------------------------------- */
+/* ---- Stream sockets -------------------------------------------------------------------------- */
 
 union net_addr {
 	struct sockaddr sa;
@@ -197,8 +193,7 @@ int stream_release(struct stream *s);
 void stream_close(struct stream *s); /* fine when closed; `ready` is not called again */
 int stream_local_addr(const struct stream *s, union net_addr *out);
 
-/* ---- Work that may block: on worker threads.
- * -------------------------------------------------------- */
+/* ---- Work that may block: on worker threads -------------------------------------------------- */
 
 /* A lane bounds how many threads one disk may occupy at a time; what is over waits its turn, in
  * order. Any thread may add work. */
@@ -218,8 +213,7 @@ struct work {
 
 void work_submit(struct work_lane *lane, struct work *w);
 
-/* ---- Disk I/O
- * --------------------------------------------------------------------------------------- */
+/* ---- Disk I/O -------------------------------------------------------------------------------- */
 
 enum io_op {
 	IO_READ,
