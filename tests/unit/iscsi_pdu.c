@@ -53,11 +53,10 @@ static void test_ahs(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		const struct ahs_case *c = &cases[i];
 		/* On the heap, so that a byte too many is seen. */
-		uint8_t *bytes = malloc(c->len + 1);
+		uint8_t *bytes = malloc(c->len != 0 ? c->len : 1);
 		struct ahs_fields out;
 
 		assert_non_null(bytes);
-		bytes = realloc(bytes, c->len != 0 ? c->len : 1);
 		memcpy(bytes, c->bytes, c->len);
 		assert_int_equal(pdu_parse_ahs(bytes, c->len, &out), c->err);
 		if (c->err == 0) {
