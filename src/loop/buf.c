@@ -156,10 +156,12 @@ bool loop_bufs_trimmable(const struct loop_bufs *bufs)
 
 bool loop_bufs_trim(struct loop_bufs *bufs)
 {
-	for (unsigned c = 0; c < LOOP_BUF_CLASSES; c++) {
+	unsigned left = LOOP_TRIM_BUFS;
+
+	for (unsigned c = LOOP_BUF_CLASSES; c-- > 0;) { /* the large ones first */
 		unsigned spare = bufs->low[c];
 
-		while (spare-- > 0 && bufs->nfree[c] > classes[c].keep)
+		for (; spare > 0 && left > 0 && bufs->nfree[c] > classes[c].keep; spare--, left--)
 			buf_destroy(pop(bufs, c));
 		bufs->low[c] = bufs->nfree[c];
 	}

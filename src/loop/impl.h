@@ -22,8 +22,11 @@ struct loop_bufs {
 void loop_bufs_init(struct loop_bufs *bufs);
 /* All buffers were put back: those that were not are leaked. */
 void loop_bufs_fini(struct loop_bufs *bufs);
-/* Gives memory back that was not needed since the last trim, but for a few small buffers. An engine
- * calls it now and then. Returns whether there is something left that a later trim could free. */
+/* Gives memory back that was not needed since the last trim, but for a few small buffers, and no
+ * more than LOOP_TRIM_BUFS at a time: each costs an unmapping that all cores take part in, and a
+ * loop at work does it. An engine calls it now and then. Returns whether there is something left
+ * that a later trim could free. */
+#define LOOP_TRIM_BUFS 32
 bool loop_bufs_trim(struct loop_bufs *bufs);
 /* Whether a trim could free something, now or later. */
 bool loop_bufs_trimmable(const struct loop_bufs *bufs);

@@ -125,13 +125,16 @@ static void a_trim_frees_what_was_not_needed_since_the_last(void **state)
 	assert_int_equal(nfree(loop), 100);
 	assert_true(loop_bufs_trim(pools)); /* all were in use since the beginning */
 	assert_int_equal(nfree(loop), 100);
-	for (unsigned i = 0; i < 60; i++)
+	for (unsigned i = 0; i < 80; i++)
 		bufs[i] = loop_buf_get(loop, 4096);
-	for (unsigned i = 0; i < 60; i++)
+	for (unsigned i = 0; i < 80; i++)
 		loop_buf_put(bufs[i]);
-	assert_true(loop_bufs_trim(pools)); /* 40 were not */
-	assert_int_equal(nfree(loop), 60);
-	assert_false(loop_bufs_trim(pools));
+	assert_true(loop_bufs_trim(pools)); /* 20 were not */
+	assert_int_equal(nfree(loop), 80);
+	assert_true(loop_bufs_trim(pools)); /* not all at once: that takes its time */
+	assert_int_equal(nfree(loop), 80 - LOOP_TRIM_BUFS);
+	while (loop_bufs_trim(pools))
+		;
 	assert_in_range(nfree(loop), 1, 10);
 	assert_non_null(loop_scratch(loop, &cap));
 	assert_int_equal(cap, LOOP_BUF_MAX);
@@ -160,12 +163,12 @@ static void idle_start(void *arg)
 {
 	struct idle *idle = arg;
 	struct loop *loop = loop_self();
-	struct loop_buf *bufs[64];
+	struct loop_buf *bufs[LOOP_TRIM_BUFS];
 	size_t cap;
 
-	for (unsigned i = 0; i < 64; i++)
+	for (unsigned i = 0; i < LOOP_TRIM_BUFS; i++)
 		bufs[i] = loop_buf_get(loop, LOOP_BUF_MAX);
-	for (unsigned i = 0; i < 64; i++)
+	for (unsigned i = 0; i < LOOP_TRIM_BUFS; i++)
 		loop_buf_put(bufs[i]);
 	loop_scratch(loop, &cap);
 	loop_timer_init(&idle->tick, loop, tick);
