@@ -127,10 +127,10 @@ static int check(const struct channel *c, const struct unit_io *uio)
 		return -ESTALE;
 	if (v->holder != 0 && v->holder != uio->task->nexus_id)
 		return -EACCES;
-	if ((v->flags & UNIT_STOPPED) != 0)
-		return -ENOMEDIUM;
 	if (io->op == IO_FLUSH)
 		return 0;
+	if ((v->flags & UNIT_STOPPED) != 0)
+		return -ENOMEDIUM;
 	if ((v->flags & UNIT_WRITE_PROTECTED) != 0 && changes_data(io->op))
 		return -EROFS;
 	if (io->off > v->size || io->len > v->size - io->off)

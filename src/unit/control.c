@@ -479,7 +479,6 @@ static void op_prepare(struct unit_op *op, enum op_kind kind)
 	op->state = OP_WAITING;
 	op->waiting = 0;
 	op->err = 0;
-	op->parts = NULL;
 	op->next = NULL;
 	op->submitted_ns = loop_now_ns(op->loop);
 	op->at_large = 1;
@@ -507,10 +506,16 @@ void unit_quiesce(struct unit_op *op)
 	op_send(op, op_arrived);
 }
 
+struct unit_part *unit_parts_create(const struct unit *u)
+{
+	return calloc(u->nloops, sizeof(struct unit_part));
+}
+
 void unit_abort(struct unit_op *op)
 {
 	op_prepare(op, OP_ABORT);
-	op->parts = calloc(op->unit->nloops, sizeof(*op->parts));
+	if (op->parts == NULL)
+		op->parts = unit_parts_create(op->unit);
 	if (op->parts != NULL) {
 		op_send(op, abort_arrived);
 		return;

@@ -65,7 +65,7 @@ enum unit_changes {
 
 /* Kept for life with the disk; never the same on a copy of it by accident (identity.c says how). */
 struct unit_identity {
-	uint8_t naa[8];                   /* NAA 3h, locally assigned (SPC-4 7.8.6.6.4) */
+	uint8_t naa[8];                   /* NAA 3h, locally assigned (SPC-4 7.8.6.6.3) */
 	char serial[UNIT_SERIAL_MAX + 1]; /* for VPD page 80h, ASCII */
 };
 
@@ -144,7 +144,7 @@ struct unit *channel_unit(const struct channel *c);
  *   -ECANCELED  the task was aborted
  *   -ESTALE     `generation` is not 0 and not the view's: check again, submit again
  *   -EACCES     the view has another holder
- *   -ENOMEDIUM  the unit is stopped
+ *   -ENOMEDIUM  the unit is stopped (a FLUSH passes: stopping ends with one)
  *   -EROFS      the view is write-protected
  *   -ERANGE     it does not fit the size in force
  */
@@ -202,6 +202,9 @@ struct unit_op {
 	/* ABORT: is this task a victim? Pure: the same answer on every loop, at any time. Never so
 	 * for `task`. */
 	bool (*matches)(const struct unit_op *op, const struct unit_task *t);
+	/* ABORT: from unit_parts_create(), and freed before `done`; NULL: allocated when it is
+	 * submitted, which may fail. */
+	struct unit_part *parts;
 	/* 0, what `edit` or unit_op_acted() said, -ETIMEDOUT, -ECANCELED or -ENOMEM. */
 	void (*done)(struct unit_op *op, int err);
 	/* private */
@@ -210,7 +213,6 @@ struct unit_op {
 	struct list link;
 	struct loop_msg msg, cancel_msg;
 	struct loop_timer timer;
-	struct unit_part *parts; /* ABORT: one a loop */
 	struct unit_view *next;
 	uint64_t submitted_ns;
 	unsigned at_large; /* messages that have not come back to `loop` */
@@ -220,6 +222,9 @@ struct unit_op {
 void unit_publish(struct unit_op *op);
 void unit_quiesce(struct unit_op *op);
 void unit_abort(struct unit_op *op);
+/* The memory of one ABORT, for an owner who must not fail later: one part a loop. NULL: there is
+ * none. free() it when it was not used. */
+struct unit_part *unit_parts_create(const struct unit *u);
 /* On op->loop, before `done`: ends it early when it still waits; `done` comes in any case. */
 void unit_op_cancel(struct unit_op *op);
 /* On the steward's loop. */

@@ -195,10 +195,10 @@ static int judged_by(const struct unit_view *v, const struct test_io *tio)
 		return -ESTALE;
 	if (v->holder != 0 && v->holder != tio->task->ut.nexus_id)
 		return -EACCES;
-	if ((v->flags & UNIT_STOPPED) != 0)
-		return -ENOMEDIUM;
 	if (io->op == IO_FLUSH)
 		return 0;
+	if ((v->flags & UNIT_STOPPED) != 0)
+		return -ENOMEDIUM;
 	if ((v->flags & UNIT_WRITE_PROTECTED) != 0 && writes(io))
 		return -EROFS;
 	return io->off + io->len > v->size ? -ERANGE : 0;

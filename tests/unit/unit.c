@@ -251,7 +251,8 @@ static void refusals(void **state)
 	assert_int_equal(io_on(0, IO_READ, 0, 512), 0);
 	assert_int_equal(io_on(0, IO_FLUSH, 0, 0), 0);
 	publish((struct unit_view){.size = DISK, .flags = UNIT_STOPPED});
-	assert_int_equal(io_on(0, IO_FLUSH, 0, 0), -ENOMEDIUM);
+	assert_int_equal(io_on(0, IO_READ, 0, 512), -ENOMEDIUM);
+	assert_int_equal(io_on(0, IO_FLUSH, 0, 0), 0);
 	/* A conflict comes before all else. */
 	publish((struct unit_view){
 		.size = 0, .flags = UNIT_STOPPED | UNIT_WRITE_PROTECTED, .holder = 2});
@@ -397,6 +398,27 @@ static void waiting_io_of_victims_ends(void **state)
 	settle();
 	assert_true(c.done && c.err == 0);
 	range_unlock(&lock);
+}
+
+/* An owner who brings the memory cannot fail for want of it. */
+static void abort_with_memory_of_its_own(void **state)
+{
+	struct control c;
+	struct job j;
+
+	job_begin(&j, 0);
+	control_init(&c, 0);
+	c.op.matches = matches_victim;
+	c.victim = &j;
+	c.op.parts = unit_parts_create(unit);
+	assert_non_null(c.op.parts);
+	unit_abort(&c.op);
+	settle();
+	assert_true(j.cancelled && !c.done);
+	unit_task_end(&j.ut);
+	settle();
+	assert_true(c.done && c.err == 0);
+	assert_null(c.op.parts);
 }
 
 /* Two commands that abort each other both end. */
@@ -626,6 +648,7 @@ int main(void)
 		ON_A_UNIT(armed_writes_wait),
 		ON_A_UNIT(waiting_io_is_cancelled),
 		ON_A_UNIT(waiting_io_of_victims_ends),
+		ON_A_UNIT(abort_with_memory_of_its_own),
 		ON_A_UNIT(mutual_aborts),
 		ON_A_UNIT(waiting_operations_are_cancelled),
 		ON_A_UNIT(parked_io_goes_on_in_order),
