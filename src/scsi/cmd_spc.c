@@ -5,7 +5,7 @@
 
 #define VERSION_SPC_4 0x06
 #define DEVICE_DISK   0x00
-#define NO_DEVICE     0x7f /* qualifier 3, type 1Fh (SPC-4 6.4.2) */
+#define NO_DEVICE     0x7f /* qualifier 3, type 1Fh (SPC-4 6.6.2) */
 
 /* ---- TEST UNIT READY (6.47), REQUEST SENSE (6.39) ---- */
 
@@ -14,7 +14,8 @@ void cmd_test_unit_ready(struct scsi_task *task)
 	scsi_task_end(task);
 }
 
-/* The sense is the data. A pending unit attention is told here, and cleared by that. */
+/* The sense is the data, in the order of 6.39: first why the unit is not ready, which clears
+ * nothing; else a pending unit attention, which is cleared by that. */
 void cmd_request_sense(struct scsi_task *task)
 {
 	const bool descriptors = task->cdb[1] & 0x01;
@@ -26,21 +27,23 @@ void cmd_request_sense(struct scsi_task *task)
 		return;
 	if (task->itl == NULL)
 		sense.sense = SENSE_LU_NOT_SUPPORTED;
-	else if (!ua_take(task->itl, &sense.sense) && (itl_view(task->itl)->flags & UNIT_STOPPED))
+	else if (itl_view(task->itl)->flags & UNIT_STOPPED)
 		sense.sense = SENSE_NOT_READY_STOPPED;
+	else
+		ua_take(task->itl, &sense.sense);
 	write_bytes(&w, buf,
 		    sense_build(buf, &sense, descriptors ? SENSE_DESCRIPTOR : SENSE_FIXED));
 	reply_send(task, &w);
 }
 
-/* ---- INQUIRY (6.4) ---- */
+/* ---- INQUIRY (6.6) ---- */
 
 uint8_t inquiry_peripheral(const struct scsi_task *task)
 {
 	return task->itl != NULL ? DEVICE_DISK : NO_DEVICE;
 }
 
-/* SPC-4 6.4.2 table 146: the transport's, by its protocol identifier; 0: none. */
+/* SPC-4 table 179: the transport's, by its protocol identifier; 0: none. */
 static const uint16_t transport_version[16] = {
 	[5] = 0x0960, /* iSCSI */
 };
@@ -61,10 +64,11 @@ static void write_standard_inquiry(const struct scsi_task *task, struct writer *
 	write_ascii(w, lu != NULL ? lu->product : "", 16);
 	write_ascii(w, lu != NULL ? lu->revision : "", 4);
 	write_zeros(w, 58 - 36);
+	/* In the order that 6.6.2 recommends. */
 	write_be16(w, 0x00a0); /* SAM-5 */
+	write_be16(w, transport_version[task->nexus->transport->protocol_id & 0xf]);
 	write_be16(w, 0x0460); /* SPC-4 */
 	write_be16(w, lu != NULL ? 0x04c0 /* SBC-3 */ : 0);
-	write_be16(w, transport_version[task->nexus->transport->protocol_id & 0xf]);
 	write_zeros(w, 96 - 66);
 }
 
@@ -87,7 +91,7 @@ void cmd_inquiry(struct scsi_task *task)
 	reply_send(task, &w);
 }
 
-/* ---- MODE SENSE (6.11, 6.12) ---- */
+/* ---- MODE SENSE (6.13, 6.14) ---- */
 
 /* DEVICE-SPECIFIC PARAMETER of a disk (SBC-3 6.5.1). */
 static uint8_t mode_device_parameter(const struct scsi_task *task)
@@ -176,11 +180,14 @@ void cmd_report_luns(struct scsi_task *task)
 		write_be16(&w, low_u16(lun)); /* peripheral device addressing */
 		write_zeros(&w, 6);
 	}
+	/* An inventory of all is never empty: LUN 0 is where to ask again. */
+	if (select == 0x02 && target->nluns == 0)
+		write_zeros(&w, 8);
 	writer_patch_be32(&w, 0, low_u32(w.len - 8));
 	reply_send(task, &w);
 }
 
-/* ---- REPORT SUPPORTED OPERATION CODES (6.31) ---- */
+/* ---- REPORT SUPPORTED OPERATION CODES (6.35) ---- */
 
 /* No nominal times are known: what a disk needs is up to the store. */
 static void write_timeouts(const struct scsi_cmd *cmd, struct writer *w)
@@ -252,7 +259,7 @@ static struct request find_request(const struct scsi_task *task)
 	return r;
 }
 
-/* SPC-4 6.31.1 table 261 */
+/* SPC-4 table 292; REPORT_EITHER came with SPC-5, and Linux asks with it. */
 static bool option_fits(unsigned option, const struct request *r)
 {
 	switch (option) {

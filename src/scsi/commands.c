@@ -11,7 +11,7 @@
 #define ALL8 ALL4, ALL4
 
 #define READ_FLAGS  0x18 /* DPO, FUA. RDPROTECT: no protection information here. */
-#define GROUP       0x3f /* GROUP NUMBER */
+#define GROUP       0x1f /* GROUP NUMBER */
 #define CONTROL     0x00 /* NACA is refused (SAM-5 5.2, NORMACA is 0), the rest is not ours */
 #define SYNC_FLAGS  0x06 /* SYNC_NV, IMMED */
 #define START_FLAGS 0x05 /* NO_FLUSH, START. No power conditions, nothing to eject. */

@@ -87,6 +87,10 @@ static void the_leftmost_bit_of_the_first_byte_is_shown(void **state)
 
 	fx_bad_field(ft, 1, 7);
 	fx_task_free(ft);
+	/* GROUP NUMBER has five bits in SBC-3. */
+	ft = FX_CMD(&nexus, 0, 0x28, 0, 0, 0, 0, 0, 0x3f, 0, 0, 0);
+	fx_bad_field(ft, 6, 5);
+	fx_task_free(ft);
 	ft = FX_CMD(&nexus, 0, 0x8a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x04);
 	fx_bad_field(ft, 14, 6);
 	fx_task_free(ft);
@@ -209,7 +213,7 @@ static void all_commands_are_listed_once_and_each_is_told_alone(void **state)
 static void timeouts_are_told_when_asked_for(void **state)
 {
 	static const uint8_t read_10[26] = {0,    0x83, 0,    10,   0x28, 0x18, 0xff, 0xff, 0xff,
-					    0xff, 0x3f, 0xff, 0xff, 0,    0,    0x0a, 0,    0,
+					    0xff, 0x1f, 0xff, 0xff, 0,    0,    0x0a, 0,    0,
 					    0,    0,    0,    0,    0,    0,    0,    30};
 	struct fx_task *ft = rsoc(0x81, 0x28, 0, 255);
 

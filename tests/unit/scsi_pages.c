@@ -64,7 +64,7 @@ static void standard_inquiry(void **state)
 
 	memcpy(want + 8, "SPINDLE VIRTUAL-DISK    ", 24);
 	memcpy(want + 32, SPINDLE_VERSION, 4);
-	memcpy(want + 58, "\x00\xa0\x04\x60\x04\xc0\x09\x60", 8);
+	memcpy(want + 58, "\x00\xa0\x09\x60\x04\x60\x04\xc0", 8);
 	expect_bytes(AT(0, 255, 0x12, 0, 0, 0, 255, 0), want, 96);
 	expect_bytes(AT(3, 255, 0x12, 0, 0, 1, 0, 0), want, 96);
 }
