@@ -80,7 +80,7 @@ void cmd_read(struct scsi_task *task)
 		stream_read(task, e.lba, e.nblocks);
 }
 
-/* ---- WRITE (5.39, 5.41) ---- */
+/* ---- WRITE (5.33, 5.35) ---- */
 
 void cmd_write(struct scsi_task *task)
 {
@@ -92,7 +92,7 @@ void cmd_write(struct scsi_task *task)
 		scsi_task_end(task);
 }
 
-/* ---- SYNCHRONIZE CACHE (5.33, 5.34) ---- */
+/* ---- SYNCHRONIZE CACHE (5.26, 5.27) ---- */
 
 /* The whole cache, whatever the range. IMMED allows a status before the data is safe; this one
  * comes when it is, and can still tell of a failure. */
@@ -120,20 +120,18 @@ static int edit_stopped(struct unit_op *op, struct unit_view *next)
 	return 0;
 }
 
-static void stop(struct scsi_task *task)
+static void flush(struct scsi_task *task)
 {
-	task_publish(task, edit_stopped);
+	task_io(task, IO_FLUSH, 0, 0, scsi_task_end);
 }
 
+/* The flush comes when nothing enters any more, lest it miss what others write meanwhile. */
 void cmd_start_stop_unit(struct scsi_task *task)
 {
 	const bool start = task->cdb[4] & 0x01, no_flush = task->cdb[4] & 0x04;
-	const bool stopped = itl_view(task->itl)->flags & UNIT_STOPPED;
 
 	if (start)
-		task_publish(task, edit_started);
-	else if (stopped || no_flush)
-		stop(task);
+		task_publish(task, edit_started, scsi_task_end);
 	else
-		task_io(task, IO_FLUSH, 0, 0, stop);
+		task_publish(task, edit_stopped, no_flush ? scsi_task_end : flush);
 }

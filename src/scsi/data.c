@@ -452,13 +452,20 @@ static void published(struct unit_op *op, int err)
 	struct scsi_task *task = container_of(op, struct scsi_task, op);
 
 	task->stage = TASK_RUNNING;
+	/* It has had its effect: the checks were for the view before. */
+	task->generation = 0;
 	if (err != 0)
 		task_errno(task, err, IO_FLUSH, 0);
-	scsi_task_end(task);
+	if (scsi_task_stopped(task))
+		scsi_task_end(task);
+	else
+		task->next(task);
 }
 
-void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next))
+void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next),
+		  void (*next)(struct scsi_task *task))
 {
+	task->next = next;
 	task->op = (struct unit_op){
 		.unit = task->itl->lu->unit,
 		.loop = task->nexus->loop,

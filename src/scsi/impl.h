@@ -11,7 +11,7 @@
 
 enum scsi_dir { SCSI_NO_DATA, SCSI_DATA_IN, SCSI_DATA_OUT };
 
-/* What another nexus's reservation does to a command (SPC-4 5.12.1): what only reads goes on under
+/* What another nexus's reservation does to a command (SPC-4 5.13.1): what only reads goes on under
  * a reservation that excludes writers. */
 enum scsi_conflict { CONFLICT_NEVER, CONFLICT_READ, CONFLICT_WRITE };
 
@@ -19,7 +19,7 @@ enum scsi_cmd_flags {
 	CMD_ANY_LUN = 1,      /* answered where there is no logical unit, too */
 	CMD_BYPASS = 2,       /* reads the view only: waits for no other command (SAM-5 8.6) */
 	CMD_UA_EXEMPT = 4,    /* neither reports nor clears unit attentions on its way */
-	CMD_WHEN_STOPPED = 8, /* works while the unit is stopped (SBC-3 4.20) */
+	CMD_WHEN_STOPPED = 8, /* works while the unit is stopped (SBC-3 5.25) */
 	CMD_CHANGES_DATA = 16 /* refused while the unit is write-protected */
 };
 
@@ -38,7 +38,7 @@ struct scsi_cmd {
 	enum scsi_dir dir;
 	enum scsi_conflict conflict;
 	unsigned flags;
-	uint32_t recommended_s; /* recommended timeout in seconds (SPC-4 6.31.4) */
+	uint32_t recommended_s; /* recommended timeout in seconds (SPC-4 6.35.4) */
 	/* All checks are passed. Ends the task, or leaves that to one of the verbs below. */
 	void (*run)(struct scsi_task *task);
 };
@@ -95,7 +95,7 @@ struct scsi_itl {
 	struct list waiting; /* tasks, oldest first */
 	bool draining;       /* `drain` is under way */
 	struct loop_msg drain;
-	struct unit_op abort; /* when the nexus is lost */
+	struct unit_op abort; /* when the nexus is lost; ready from the start */
 };
 
 static inline const struct unit_view *itl_view(const struct scsi_itl *itl)
@@ -148,8 +148,10 @@ void stream_write(struct scsi_task *task, uint64_t lba, uint64_t nblocks, unsign
 /* One I/O without data of the initiator; then `next`, or the end with the status of the failure. */
 void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	     void (*next)(struct scsi_task *task));
-/* Publishes what `edit` makes of the view, then ends the task. */
-void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next));
+/* Publishes what `edit` makes of the view; then `next`, or the end with the status of the failure.
+ */
+void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next),
+		  void (*next)(struct scsi_task *task));
 /* A segment of it lies in the store's own memory. */
 bool task_is_lent(const struct scsi_task *task);
 /* A unit's ABORT wants the task's I/O and data back. */

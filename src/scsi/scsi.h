@@ -148,7 +148,7 @@ struct scsi_task {
 	struct list link; /* in the ordering barrier's queue */
 	const struct scsi_cmd *cmd;
 	struct scsi_itl *itl; /* NULL: there is no logical unit at this LUN */
-	uint64_t generation;  /* of the view that was checked; 0: it has had store I/O */
+	uint64_t generation;  /* of the view that was checked; 0: it has had its effect */
 	uint64_t lba;
 	unsigned io_flags;  /* of writes */
 	uint64_t data_len;  /* bytes the command would move */
@@ -157,8 +157,9 @@ struct scsi_task {
 	uint64_t moved;     /* were handed over (in) or have arrived (out), */
 	uint64_t ended;     /* and are in the store (out) */
 	uint64_t error_off; /* where the segment began whose failure is told; UINT64_MAX: none */
-	void (*next)(struct scsi_task *task); /* after a plain I/O; NULL: segments move */
-	unsigned stage;                       /* enum task_stage in impl.h */
+	void (*next)(
+		struct scsi_task *task); /* after a plain I/O or PUBLISH; NULL: segments move */
+	unsigned stage;                  /* enum task_stage in impl.h */
 	bool begun, barrier, stepping;
 	struct scsi_seg segs[2];
 	struct unit_op op;

@@ -8,10 +8,10 @@ static struct fx fx;
 static struct fx_nexus a, b;
 
 /* The same unit behind two LUNs would not be one: LUN 0 and LUN 1 are two units. */
-static int up(void **state)
+static int up_on(const char *spec)
 {
 	fx_init(&fx);
-	fx_add_disk(&fx, "fault:volatile=on:ram:16M", 512, false);
+	fx_add_disk(&fx, spec, 512, false);
 	fx_add_disk(&fx, "ram:16M", 512, false);
 	assert_int_equal(scsi_target_add_lun(fx.target, 0, fx.lus[0]), 0);
 	assert_int_equal(scsi_target_add_lun(fx.target, 1, fx.lus[1]), 0);
@@ -21,14 +21,36 @@ static int up(void **state)
 	return 0;
 }
 
-static int up_attended(void **state)
+static int up(void **state)
 {
-	up(state);
+	return up_on("fault:volatile=on:ram:16M");
+}
+
+static int attend(void)
+{
 	for (uint8_t lun = 0; lun < 2; lun++) {
 		fx_take_power_on(&a, lun);
 		fx_take_power_on(&b, lun);
 	}
 	return 0;
+}
+
+static int up_attended(void **state)
+{
+	up(state);
+	return attend();
+}
+
+static int up_hanging(void **state)
+{
+	up_on("fault:rule=flush;hang:ram:16M");
+	return attend();
+}
+
+static int up_failing(void **state)
+{
+	up_on("fault:rule=flush;eio:ram:16M");
+	return attend();
 }
 
 static int down(void **state)
@@ -288,6 +310,52 @@ static void stopping_flushes_unless_told_not_to(void **state)
 	expect_ready(&a);
 }
 
+/* REQUEST SENSE says why the unit is not ready before it tells of a unit attention. */
+static void a_stopped_unit_keeps_its_unit_attentions(void **state)
+{
+	struct publish p = {.size = 8 * MiB, .flags = UNIT_STOPPED};
+
+	publish(&p, UNIT_CHANGED_SIZE, 0);
+	expect_requested(&a, 0x2, 0x04, 0x02);
+	expect_requested(&a, 0x2, 0x04, 0x02);
+	p.flags = 0;
+	publish(&p, 0, 0);
+	expect_requested(&a, 0x6, 0x2a, 0x09);
+	expect_ready(&a);
+	expect_sense(&b, 0x6, 0x2a, 0x09);
+}
+
+/* A write that others end while the cache is being flushed would be in nobody's flush. */
+static void nothing_is_written_behind_the_flush_of_a_stop(void **state)
+{
+	struct fx_task *stop, *write;
+
+	stop = fx_task_new(&a, (const uint8_t[]){0x1b, 0, 0, 0, 0, 0}, 6);
+	fx_submit(&fx, stop);
+	fx_settle(&fx);
+	assert_false(stop->finished);
+	write = fx_rw(&b, 0x2a, 0, 1);
+	fx_expect_out(write, 512);
+	fx_run(&fx, write);
+	fx_sense(write, 0x2, 0x04, 0x02);
+	fx_task_free(write);
+	assert_int_equal(store_fault_release(fx.stores[0]), 0);
+	fx_finish_wait(stop);
+	fx_good(stop);
+	fx_task_free(stop);
+	assert_int_equal(flushes(), 1);
+}
+
+static void a_stop_whose_flush_fails_says_so(void **state)
+{
+	struct fx_task *ft = FX_CMD(&a, 0, 0x1b, 0, 0, 0, 0, 0);
+
+	fx_sense(ft, 0x3, 0x0c, 0x00);
+	fx_task_free(ft);
+	start_stop(&a, 0x04);
+	start_stop(&a, 0x01);
+}
+
 static void a_disk_has_nothing_to_eject_and_no_power_conditions(void **state)
 {
 	struct fx_task *ft = FX_CMD(&a, 0, 0x1b, 0, 0, 0, 0x02, 0);
@@ -468,6 +536,9 @@ int main(void)
 		TEST(a_conflict_comes_first_and_clears_nothing, up),
 		TEST(a_stopped_unit_is_not_ready_for_anyone, up_attended),
 		TEST(stopping_flushes_unless_told_not_to, up_attended),
+		TEST(a_stopped_unit_keeps_its_unit_attentions, up_attended),
+		TEST(nothing_is_written_behind_the_flush_of_a_stop, up_hanging),
+		TEST(a_stop_whose_flush_fails_says_so, up_failing),
 		TEST(a_disk_has_nothing_to_eject_and_no_power_conditions, up_attended),
 		TEST(a_write_protected_view, up_attended),
 		TEST(a_write_that_lost_its_reservation, up_attended),
