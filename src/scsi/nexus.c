@@ -28,6 +28,7 @@ static void detach_all(struct nexus *n)
 	for (unsigned i = 0; i < n->nitls; i++) {
 		if (n->itls[i].attached)
 			unit_detach(&n->itls[i].attach);
+		free(n->itls[i].abort.parts);
 	}
 	free(n->itls);
 	n->itls = NULL;
@@ -52,10 +53,12 @@ static void close_if_quiet(struct nexus *n)
 	n->closed(n);
 }
 
+/* It cannot fail: nobody cancels it, and its memory was there. */
 static void abort_done(struct unit_op *op, int err)
 {
 	struct scsi_itl *itl = container_of(op, struct scsi_itl, abort);
 
+	CHECK(err == 0);
 	itl->nexus->pending--;
 	close_if_quiet(itl->nexus);
 }
@@ -76,18 +79,8 @@ static void close_message(struct loop_msg *msg)
 static void abort_all(struct nexus *n)
 {
 	n->pending = n->nitls;
-	for (unsigned i = 0; i < n->nitls; i++) {
-		struct scsi_itl *itl = &n->itls[i];
-
-		itl->abort = (struct unit_op){
-			.unit = itl->lu->unit,
-			.loop = n->loop,
-			.nexus_id = n->id,
-			.matches = is_of_nexus,
-			.done = abort_done,
-		};
-		unit_abort(&itl->abort);
-	}
+	for (unsigned i = 0; i < n->nitls; i++)
+		unit_abort(&n->itls[i].abort);
 }
 
 void nexus_close(struct nexus *n)
@@ -140,43 +133,61 @@ static void open_message(struct loop_msg *msg)
 	opened_all(container_of(msg, struct nexus, msg));
 }
 
-static void itl_init(struct scsi_itl *itl, struct nexus *n, uint16_t lun)
+/* A nexus that is lost must be rid of its tasks: what that needs is there from the start. */
+static int itl_init(struct scsi_itl *itl, struct nexus *n, struct scsi_lu *lu)
 {
 	*itl = (struct scsi_itl){
 		.nexus = n,
-		.lu = n->target->luns[lun],
+		.lu = lu,
 		.attach = {.nexus_id = n->id,
 			   .loop = n->loop,
 			   .attached = attached,
 			   .changed = ua_changed},
+		.abort = {.unit = lu->unit,
+			  .loop = n->loop,
+			  .nexus_id = n->id,
+			  .matches = is_of_nexus,
+			  .done = abort_done,
+			  .parts = unit_parts_create(lu->unit)},
 	};
 	order_init(itl);
 	ua_add(itl, UA_POWER_ON);
+	return itl->abort.parts != NULL ? 0 : -ENOMEM;
+}
+
+static int itls_create(struct nexus *n)
+{
+	const struct scsi_target *t = n->target;
+	int err = 0;
+
+	if (t->nluns == 0)
+		return 0;
+	n->itls = calloc(t->nluns, sizeof(*n->itls));
+	if (n->itls == NULL)
+		return -ENOMEM;
+	n->nitls = t->nluns;
+	for (unsigned lun = 0; lun < SCSI_LUNS && err == 0; lun++) {
+		if (t->luns[lun] != NULL)
+			err = itl_init(&n->itls[t->slot[lun] - 1], n, t->luns[lun]);
+	}
+	return err;
 }
 
 void nexus_open(struct nexus *n)
 {
-	const struct scsi_target *t = n->target;
-
 	n->opening = true;
 	n->closing = false;
 	n->nitls = 0;
 	n->itls = NULL;
 	n->err = make_id(&n->id);
-	if (n->err == 0 && t->nluns != 0) {
-		n->itls = calloc(t->nluns, sizeof(*n->itls));
-		n->err = n->itls != NULL ? 0 : -ENOMEM;
-	}
-	if (n->itls == NULL) {
+	if (n->err == 0)
+		n->err = itls_create(n);
+	if (n->err != 0 || n->nitls == 0) {
 		n->msg.run = open_message;
 		loop_defer(n->loop, &n->msg);
 		return;
 	}
-	n->nitls = n->pending = t->nluns;
-	for (unsigned lun = 0; lun < SCSI_LUNS; lun++) {
-		if (t->luns[lun] != NULL)
-			itl_init(&n->itls[t->slot[lun] - 1], n, low_u16(lun));
-	}
+	n->pending = n->nitls;
 	for (unsigned i = 0; i < n->nitls; i++)
 		unit_attach(n->itls[i].lu->unit, &n->itls[i].attach);
 }

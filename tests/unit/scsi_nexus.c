@@ -365,6 +365,12 @@ static void a_target_without_luns(void **state)
 	assert_int_equal(load_be32(ft->data), 0);
 	assert_int_equal(ft->moved, 8);
 	fx_task_free(ft);
+	/* All logical units: then LUN 0 stands for those to come (SPC-4 6.33). */
+	ft = FX_CMD(&nexus, 64, 0xa0, 0, 2, 0, 0, 0, 0, 0, 0, 64, 0, 0);
+	fx_good(ft);
+	assert_int_equal(ft->moved, 16);
+	assert_memory_equal(ft->data, ((const uint8_t[16]){[3] = 8}), 16);
+	fx_task_free(ft);
 	ft = FX_CMD(&nexus, 0, 0x00, 0, 0, 0, 0, 0);
 	fx_sense(ft, 0x5, 0x25, 0x00);
 	fx_task_free(ft);
@@ -387,6 +393,15 @@ static void closed_before_it_was_open(void **state)
 	fx_call(&fx, open_and_close_run, NULL);
 	close_end();
 	assert_int_equal(nexus.err, 77);
+	fx_down(&fx);
+}
+
+static void losing_a_nexus_needs_no_memory(void **state)
+{
+	fx_up(&fx, "ram:16M", 512);
+	fx_open(&fx, &nexus);
+	assert_non_null(nexus.nexus.itls[0].abort.parts);
+	fx_close(&nexus);
 	fx_down(&fx);
 }
 
@@ -425,6 +440,7 @@ int main(void)
 		cmocka_unit_test(other_nexuses_do_not_hold_it_up),
 		cmocka_unit_test(a_target_without_luns),
 		cmocka_unit_test(closed_before_it_was_open),
+		cmocka_unit_test(losing_a_nexus_needs_no_memory),
 		cmocka_unit_test(identifiers_are_never_the_same),
 	};
 
