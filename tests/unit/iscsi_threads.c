@@ -124,8 +124,12 @@ static bool put(int fd, const void *buf, size_t len)
 
 static bool get(int fd, void *buf, size_t len)
 {
-	ssize_t n = recv(fd, buf, len, MSG_WAITALL);
+	ssize_t n;
 
+	/* A socket with a time limit is one whose wait is not taken up again (signal(7)). */
+	do
+		n = recv(fd, buf, len, MSG_WAITALL);
+	while (n < 0 && errno == EINTR);
 	/* Closed or reset; a server that says nothing for so long is broken. */
 	assert_false(n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK));
 	return n == (ssize_t)len;
