@@ -24,7 +24,7 @@ enum {
 	OP_DATA_IN = 0x25,
 	OP_R2T = 0x31,
 	FINAL = 0x80,
-	IN_BUF = 1 << 20,
+	IN_BUF = (1 << 20) + (64 << 10), /* the largest PDU that is taken in whole, and a header */
 	/* A payload of this size or more is thrown away in the kernel. */
 	DISCARD_MIN = 16 * 1024,
 	SEND_IOV = 256,
