@@ -14,7 +14,7 @@
  * of its victims is left; it waited for nothing but them a QUIESCE's end   in time the end
  * everything that was submitted came back, and all is counted
  *
- * SPINDLE_SIM_ORDERS=N   how many orders to try (100000)
+ * SPINDLE_SIM_ORDERS=N   how many orders to try (100000; with SPINDLE_SOAK a million)
  * SPINDLE_SIM_SEED=N     tries one order: the way to look at a failure
  */
 #include "unit/unit.h"
@@ -961,7 +961,8 @@ static void show_tally(uint64_t orders)
 
 int main(int argc, char **argv)
 {
-	uint64_t orders = env_number("SPINDLE_SIM_ORDERS", 100000);
+	uint64_t orders =
+		env_number("SPINDLE_SIM_ORDERS", getenv("SPINDLE_SOAK") != NULL ? 1000000 : 100000);
 	uint64_t only = env_number("SPINDLE_SIM_SEED", 0);
 	struct loop_set *set;
 
