@@ -8,11 +8,13 @@
  *
  *   at the store      the I/O's task was not aborted; some view that is not older than the newest
  *                     that was answered lets it through; no QUIESCE acts; no atomic update of
- *                     another overlaps (in two runs of three the store has a home loop: there I/O
- * is judged by what was answered when it was submitted, for it is in the store's hands while it
- * travels) a PUBLISH's end   every attachment was told, every loop has the view an ABORT's end none
- * of its victims is left; it waited for nothing but them a QUIESCE's end   in time the end
- * everything that was submitted came back, and all is counted
+ *                     another overlaps. In two runs of three the store has a home loop: there I/O
+ *                     is judged by what was answered when it was submitted, for it is in the
+ *                     store's hands while it travels
+ *   a PUBLISH's end   every attachment was told, every loop has the view
+ *   an ABORT's end    none of its victims is left; it waited for nothing but them
+ *   a QUIESCE's end   in time
+ *   the end           everything that was submitted came back, and all is counted
  *
  * SPINDLE_SIM_ORDERS=N   how many orders to try (100000; with SPINDLE_SOAK a million)
  * SPINDLE_SIM_SEED=N     tries one order: the way to look at a failure
