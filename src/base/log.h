@@ -1,8 +1,10 @@
 /*
- * Log lines of an event and its fields:  2026-11-20T13:00:01.123Z info login-refused
- * initiator="iqn..." status=0x0203 Values are escaped here (quotes, control characters, bytes above
- * 0x7e), so callers pass what came from the wire as it is. A line is written by one write(2). Any
- * thread may log.
+ * Log lines of an event and its fields:
+ *
+ *   2026-11-20T13:00:01.123Z info login-refused initiator="iqn..." status=0x0203
+ *
+ * Values are escaped here (quotes, control characters, bytes above 0x7e), so callers pass what came
+ * from the wire as it is. A line is written by one write(2). Any thread may log.
  */
 #ifndef SPINDLE_BASE_LOG_H
 #define SPINDLE_BASE_LOG_H

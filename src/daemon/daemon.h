@@ -1,6 +1,7 @@
 /*
- * daemon: puts the layers together, runs them, takes them apart again. May use: everything. May be
- * used by: nothing. This header is for the files of this folder and their tests.
+ * daemon: puts the layers together, runs them, takes them apart again.
+ * May use: everything. May be used by: nothing.
+ * This header is for the files of this folder and their tests.
  *
  * Everything that lives as long as the program hangs off one struct daemon, which is passed down;
  * there are no globals that change.

@@ -1,6 +1,7 @@
 /*
  * iscsi: iSCSI (RFC 7143) as a transport: connections, sessions, logins, discovery, frames <->
- * tasks. May use: base, loop, scsi. May be used by: daemon.
+ * tasks.
+ * May use: base, loop, scsi. May be used by: daemon.
  *
  * Connections are accepted on loop 0, which also owns the session directory. The first login
  * request decides the session's loop; the socket moves there with its buffered bytes, and stays.
