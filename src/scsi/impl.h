@@ -61,7 +61,7 @@ const struct scsi_cmd *scsi_cmd_find(const struct scsi_cmd_index *index, uint8_t
 /* The first bit of the CDB that the row does not allow: true, and where it is. */
 bool scsi_cmd_reserved_bit(const struct scsi_cmd *cmd, const uint8_t cdb[static SCSI_CDB_MAX],
 			   unsigned *byte, unsigned *bit);
-/* The bits the device server heeds, as REPORT SUPPORTED OPERATION CODES shows them. */
+/* The bits that may be set, mere advice included, as REPORT SUPPORTED OPERATION CODES shows them. */
 void scsi_cmd_usage(const struct scsi_cmd *cmd, uint8_t usage[static SCSI_CDB_MAX]);
 
 /* ---- Objects ---- */
@@ -183,7 +183,7 @@ void task_bad_field(struct scsi_task *task, unsigned byte, unsigned bit);
 /* The status for an error of the unit or the store; `lba` is where the I/O began. */
 void task_errno(struct scsi_task *task, int err, enum io_op op, uint64_t lba);
 
-/* ---- Unit attentions (ua.c): the smaller, the earlier it is told (SAM-5 5.14.4) ---- */
+/* ---- Unit attentions (ua.c): the smaller, the earlier it is told (SAM-5 5.14) ---- */
 
 enum ua { UA_POWER_ON, UA_CAPACITY_CHANGED, UA_COUNT };
 

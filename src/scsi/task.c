@@ -12,7 +12,7 @@
 
 /* ---- Stages: each returns true to go on, or sets the status ---- */
 
-/* A single-level LUN in peripheral (00b) or flat space (01b) addressing; SAM-5 4.7.6, 4.7.7. */
+/* A single-level LUN in peripheral (00b) or flat space (01b) addressing (SAM-5 4.7). */
 static unsigned lun_decode(const uint8_t lun[static 8])
 {
 	static const uint8_t zeros[6];
@@ -62,7 +62,7 @@ static bool check_cdb(struct scsi_task *task)
 	return true;
 }
 
-/* There is never an ACA condition here, and then its attribute is an error (SAM-5 8.6.5). */
+/* There is never an ACA condition here, and then its attribute is an error (SAM-5 8.6). */
 static bool check_attribute(struct scsi_task *task)
 {
 	if (task->attr == SCSI_ACA) {

@@ -358,6 +358,46 @@ static void ranges(void **state)
 	down();
 }
 
+/* Blocks that need more than 32 bits: READ CAPACITY(10) and the short descriptor say that they do,
+ * and fixed format sense has no room for one (SBC-3 4.18.1). */
+static void a_disk_beyond_32_bits(void **state)
+{
+	const uint64_t nblocks = 3 * 1024 * 1024 * MiB / 512;
+	const uint8_t *descriptor;
+	struct fx_task *ft;
+
+	up("null:3T", 512);
+	ft = FX_CMD(&nexus, 8, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+	fx_good(ft);
+	assert_int_equal(load_be32(ft->data), UINT32_MAX);
+	fx_task_free(ft);
+	ft = FX_CMD(&nexus, 32, 0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0);
+	fx_good(ft);
+	assert_true(load_be64(ft->data) == nblocks - 1);
+	fx_task_free(ft);
+	ft = FX_CMD(&nexus, 255, 0x1a, 0, 0x3f, 0, 255, 0);
+	fx_good(ft);
+	descriptor = ft->data + 4;
+	assert_int_equal(load_be32(descriptor), UINT32_MAX);
+	assert_int_equal(load_be32(descriptor + 4), 512);
+	fx_task_free(ft);
+	ft = FX_CMD(&nexus, 255, 0x5a, 0x10, 0x3f, 0, 0, 0, 0, 0, 255, 0);
+	fx_good(ft);
+	descriptor = ft->data + 8;
+	assert_true(load_be64(descriptor) == nblocks);
+	assert_int_equal(load_be32(descriptor + 12), 512);
+	fx_task_free(ft);
+	ft = transfer(0x88, nblocks - 1, 1, 512, FX_LATER, NULL);
+	fx_good(ft);
+	fx_task_free(ft);
+	ft = transfer(0x88, nblocks - 1, 2, 1024, FX_LATER, NULL);
+	fx_sense(ft, 0x5, 0x21, 0x00);
+	assert_int_equal(ft->t.sense[0], 0x70);
+	assert_int_equal(load_be32(ft->t.sense + 3), 0);
+	fx_task_free(ft);
+	down();
+}
+
 /* ---- Errors of the store ---- */
 
 static void errors(void **state)
@@ -640,6 +680,7 @@ int main(void)
 		cmocka_unit_test(residuals),
 		cmocka_unit_test(data_in_the_other_direction_is_not_moved),
 		cmocka_unit_test(ranges),
+		cmocka_unit_test(a_disk_beyond_32_bits),
 		cmocka_unit_test(errors),
 		cmocka_unit_test(an_error_in_the_middle_of_a_read),
 		cmocka_unit_test(an_error_in_the_middle_of_a_write),
