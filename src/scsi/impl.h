@@ -61,7 +61,7 @@ const struct scsi_cmd *scsi_cmd_find(const struct scsi_cmd_index *index, uint8_t
 /* The first bit of the CDB that the row does not allow: true, and where it is. */
 bool scsi_cmd_reserved_bit(const struct scsi_cmd *cmd, const uint8_t cdb[static SCSI_CDB_MAX],
 			   unsigned *byte, unsigned *bit);
-/* The bits that may be set, mere advice included, as REPORT SUPPORTED OPERATION CODES shows them. */
+/* The bits that may be set, mere advice included: what REPORT SUPPORTED OPERATION CODES shows. */
 void scsi_cmd_usage(const struct scsi_cmd *cmd, uint8_t usage[static SCSI_CDB_MAX]);
 
 /* ---- Objects ---- */
