@@ -124,15 +124,21 @@ static bool put(int fd, const void *buf, size_t len)
 
 static bool get(int fd, void *buf, size_t len)
 {
-	ssize_t n;
+	size_t have = 0;
 
-	/* A socket with a time limit is one whose wait is not taken up again (signal(7)). */
-	do
-		n = recv(fd, buf, len, MSG_WAITALL);
-	while (n < 0 && errno == EINTR);
-	/* Closed or reset; a server that says nothing for so long is broken. */
-	assert_false(n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK));
-	return n == (ssize_t)len;
+	while (have < len) {
+		ssize_t n = recv(fd, (uint8_t *)buf + have, len - have, 0);
+
+		/* A socket with a time limit is one whose wait is not taken up again (signal(7)). */
+		if (n < 0 && errno == EINTR)
+			continue;
+		/* Closed or reset; a server that says nothing for so long is broken. */
+		assert_false(n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK));
+		if (n <= 0)
+			return false;
+		have += (size_t)n;
+	}
+	return true;
 }
 
 static bool get_pdu(int fd, struct iscsi_bhs *bhs)
