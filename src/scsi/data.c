@@ -80,11 +80,16 @@ static unsigned block_shift(const struct scsi_task *task)
 	return task->itl->lu->info->block_shift;
 }
 
-/* The view changed on the way: the checks once more, unless store I/O was done since. true: the
- * I/O was submitted again. */
+/* The view changed on the way: the checks once more, unless store I/O was done since. A segment
+ * below one that failed goes on, for INFORMATION says that it did. true: the I/O was submitted
+ * again. */
 static bool submit_again(struct scsi_task *task, struct scsi_seg *seg)
 {
-	if (scsi_task_stopped(task) || (task->generation != 0 && !scsi_task_check(task)))
+	const bool below_error = task->error_off != UINT64_MAX && seg->off < task->error_off;
+
+	if (task->unit_task.aborted || (scsi_task_stopped(task) && !below_error))
+		return false;
+	if (task->generation != 0 && !scsi_task_check(task))
 		return false;
 	seg_submit(seg);
 	return true;
@@ -107,6 +112,7 @@ static void io_failed(struct scsi_task *task, const struct scsi_seg *seg, int er
 	if (scsi_task_stopped(task))
 		return;
 	task->error_off = seg->off;
+	task->generation = 0;
 	task_errno(task, err, seg->uio.io.op, failed_lba(task, &seg->uio.io));
 }
 

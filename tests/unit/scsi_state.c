@@ -47,6 +47,12 @@ static int up_hanging(void **state)
 	return attend();
 }
 
+static int up_failing_above(void **state)
+{
+	up_on("fault:rule=write@256K-512K;eio:ram:16M");
+	return attend();
+}
+
 static int up_failing(void **state)
 {
 	up_on("fault:rule=flush;eio:ram:16M");
@@ -522,6 +528,49 @@ static void a_write_without_any_data_yet_meets_a_unit_attention(void **state)
 	expect_zeros(1);
 }
 
+/* The first segment waits for its range lock while the second fails. INFORMATION will say that the
+ * first was written, so it must be, although the view changed while it waited. */
+static struct range_lock held;
+
+static void hold_run(void *arg)
+{
+	held = (struct range_lock){.len = SCSI_SEG_MAX, .exclusive = true, .loop = fx.loop};
+	assert_true(range_lock(unit_bdev(fx.units[0]), &held));
+}
+
+static void let_go_run(void *arg)
+{
+	range_unlock(&held);
+}
+
+static void what_lies_below_a_failed_segment_is_written(void **state)
+{
+	struct publish p = {.flags = UNIT_LOCKS_ARMED};
+	const uint32_t len = 2 * SCSI_SEG_MAX;
+	struct fx_task *write, *read;
+
+	publish(&p, 0, 0);
+	fx_call(&fx, hold_run, NULL);
+	write = fx_rw(&a, 0x8a, 0, len / 512);
+	fx_expect_out(write, len);
+	memset(write->data, 0xdd, len);
+	fx_submit(&fx, write);
+	fx_settle(&fx);
+	assert_false(write->finished);
+	publish(&p, 0, 0);
+	fx_call(&fx, let_go_run, NULL);
+	fx_finish_wait(write);
+	fx_sense(write, 0x3, 0x0c, 0x00);
+	fx_information(write, SCSI_SEG_MAX / 512);
+	read = fx_rw(&a, 0x88, 0, SCSI_SEG_MAX / 512);
+	fx_expect_in(read, SCSI_SEG_MAX);
+	fx_run(&fx, read);
+	fx_good(read);
+	assert_memory_equal(read->data, write->data, SCSI_SEG_MAX);
+	fx_task_free(read);
+	fx_task_free(write);
+}
+
 #define TEST(t, setup) cmocka_unit_test_setup_teardown(t, setup, down)
 
 int main(void)
@@ -548,6 +597,7 @@ int main(void)
 		TEST(the_second_segment_meets_a_reservation, up_attended),
 		TEST(the_second_segment_meets_a_unit_attention, up_attended),
 		TEST(a_write_without_any_data_yet_meets_a_unit_attention, up_attended),
+		TEST(what_lies_below_a_failed_segment_is_written, up_failing_above),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
