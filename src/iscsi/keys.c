@@ -15,6 +15,7 @@
 enum key_flags {
 	KEY_LEADING = 1, /* on a session's first connection only ("LO" in RFC 7143 13) */
 	KEY_NORMAL = 2,  /* irrelevant in a discovery session */
+	KEY_WHO = 4,     /* who comes, and where to: may be said again, if it is the same */
 };
 
 /* A text is walked once for each turn: what others depend on goes first, what depends last. */
@@ -321,13 +322,13 @@ static const char *const session_types[] = {"Normal", "Discovery", NULL};
  */
 static const struct iscsi_key keys[] = {
 	{"SessionType", rule_session_type, AT(session_type), .list = session_types, .stages = LOGIN,
-	 .turn = TURN_FIRST},
+	 .flags = KEY_WHO, .turn = TURN_FIRST},
 	{"InitiatorName", rule_string, AT(initiator_name), .min = 1, .max = KEYS_NAME_MAX,
-	 .stages = LOGIN, .turn = TURN_FIRST},
+	 .stages = LOGIN, .flags = KEY_WHO, .turn = TURN_FIRST},
 	{"TargetName", rule_string, AT(target_name), .min = 1, .max = KEYS_NAME_MAX,
-	 .stages = LOGIN, .turn = TURN_FIRST},
+	 .stages = LOGIN, .flags = KEY_WHO, .turn = TURN_FIRST},
 	{"InitiatorAlias", rule_string, AT(initiator_alias), .max = KEYS_ALIAS_MAX,
-	 .stages = LOGIN | FULL},
+	 .stages = LOGIN | FULL, .flags = KEY_WHO},
 	{"AuthMethod", rule_auth, AT(auth_method), .list = auth_methods, .stages = KEYS_SECURITY},
 	{"HeaderDigest", rule_list, AT(header_digest), .list = digests, .stages = OPER},
 	{"DataDigest", rule_list, AT(data_digest), .list = digests, .stages = OPER},
@@ -430,6 +431,16 @@ static void answer_unknown(struct negotiation *n, const struct pair *pair)
 	write_bytes(n->reply, "=NotUnderstood", sizeof("=NotUnderstood"));
 }
 
+/* libiscsi, and with it QEMU, tells its names in the security stage and once more in the operational
+ * one. */
+static bool says_the_same(struct iscsi_params *p, const struct iscsi_key *k,
+			  const struct pair *pair)
+{
+	const char *said = k->list != NULL ? k->list[*number_at(p, k)] : (char *)p + k->offset;
+
+	return strcmp(said, pair->value) == 0;
+}
+
 /* The keys of one turn. `seen` gets their bits: a key comes once in a login (RFC 7143 6.3). */
 static enum keys_status negotiate_turn(struct negotiation *n, enum key_turn turn, const char *text,
 				       size_t len, uint64_t *seen)
@@ -444,8 +455,11 @@ static enum keys_status negotiate_turn(struct negotiation *n, enum key_turn turn
 			answer_unknown(n, &pair);
 		if (k == NULL || k->turn != turn)
 			continue;
-		if ((*seen & key_bit(k)) != 0)
-			return KEYS_INITIATOR_ERROR;
+		if ((*seen & key_bit(k)) != 0) {
+			if ((k->flags & KEY_WHO) == 0 || !says_the_same(n->p, k, &pair))
+				return KEYS_INITIATOR_ERROR;
+			continue;
+		}
 		*seen |= key_bit(k);
 		status = negotiate_known(n, k, &pair);
 	}

@@ -186,6 +186,20 @@ def key_twice(server):
 
 
 @case
+def names_again(server):
+    """libiscsi, and with it QEMU, says its names in both stages when it was given a password."""
+    who = {**names(server), "SessionType": "Normal"}
+    with connect(server) as c:
+        c.login_step({**who, "AuthMethod": "CHAP,None"}, csg=SECURITY, nsg=OPERATIONAL)
+        c.login_step({**who, "InitialR2T": "Yes"}, nsg=FULL)
+    for other in ({"InitiatorName": INITIATOR + "x"}, {"TargetName": server.iqn() + "x"},
+                  {"SessionType": "Discovery"}):
+        with connect(server) as c:
+            c.login_step(who, csg=SECURITY, nsg=OPERATIONAL)
+            refused_on(c, INITIATOR_ERROR, {**who, **other}, nsg=FULL)
+
+
+@case
 def text_malformed(server):
     good = P.pack_keys(names(server))
     for bad in (b"MaxBurstLength=4096", b"MaxBurstLength\0", b"=4096\0", b"\xff" * 40,
