@@ -117,7 +117,8 @@ static void move_in(struct iscsi_task *t, struct scsi_seg *seg)
 	for (uint32_t off = 0, len; off < seg->len && !t->conn->closed; off += len) {
 		bool last;
 
-		len = low_u32(min_u64(seg->len - off, params->max_recv_dsl_initiator));
+		/* Whole words, unless it is the last of a sequence (RFC 7143 11.7.7). */
+		len = low_u32(min_u64(seg->len - off, params->max_recv_dsl_initiator & ~3u));
 		len = low_u32(min_u64(len, params->max_burst - burst));
 		burst += len;
 		last = burst == params->max_burst || off + len == seg->len;

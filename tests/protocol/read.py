@@ -38,6 +38,20 @@ def combinations(server):
 
 
 @case
+def pieces_of_whole_words(server):
+    """Only the last PDU of a sequence may need padding (RFC 7143 11.7.7), whatever was declared."""
+    data = fill(server)
+    for dsl, burst in ((1021, 65536), (513, 4095), (8191, 1021)):
+        keys = {"MaxRecvDataSegmentLength": dsl, "MaxBurstLength": burst}
+        with login(server.portals[0], server.iqn(), keys=keys) as s:
+            s.settle()
+            r = s.good(s.command(read10(0, 128), read=65536))
+            assert r.data == data[:65536], keys
+            for p in r.data_in:
+                assert p.final or len(p.data) % 4 == 0, p
+
+
+@case
 def status_comes_with_the_last_data(server):
     """A read that ends well needs no response of its own (the S bit)."""
     with login(server.portals[0], server.iqn()) as s:
