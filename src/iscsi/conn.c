@@ -25,8 +25,7 @@ void conn_update_events(struct iscsi_conn *c)
 
 	if (c->closed || c->leaves)
 		return;
-	if (c->paused && c->tx.nqueued < TX_PAUSE_PDUS / 2 &&
-	    c->tx.control_bytes < TX_PAUSE_BYTES / 2)
+	if (c->paused && c->tx.nqueued < TX_PAUSE_PDUS / 2 && c->tx.own_bytes < TX_PAUSE_BYTES / 2)
 		c->paused = false;
 	if (reads_now(c))
 		wanted |= STREAM_IN;
@@ -193,6 +192,7 @@ void conn_close_when_sent(struct iscsi_conn *c, const char *why)
 	c->phase = CONN_LOGOUT;
 	c->close_why = why;
 	c->tx.close_when_sent = true;
+	(void)loop_timer_start(&c->timer, TICK_NS); /* it runs, so it only moves */
 	tx_schedule(c);
 }
 

@@ -88,8 +88,7 @@ void login_refuse(struct iscsi_conn *c, enum iscsi_login_status status)
 		  F_STR("target", p->target_name), F_STR("address", net_addr_text(&c->peer, addr)),
 		  F_HEX("status", status));
 	respond(c, 0, status);
-	c->phase = CONN_LOGOUT;
-	c->tx.close_when_sent = true;
+	conn_close_when_sent(c, "login refused");
 	conn_update_events(c);
 }
 

@@ -176,8 +176,8 @@ static void nexus_closed(struct nexus *n)
 	/* A logout: the connection still stands. conn_lose() comes when the response is sent. */
 	s->state = SESSION_CLOSING;
 	s->nexus_closed = true;
-	leading_conn(s)->tx.close_when_sent = true;
 	tx_push(leading_conn(s), farewell);
+	conn_close_when_sent(leading_conn(s), s->why);
 }
 
 static void nexus_opened(struct nexus *n, int err)
@@ -311,13 +311,14 @@ void session_logout(struct iscsi_session *s, struct pdu_out *response)
 {
 	struct iscsi_conn *c = leading_conn(s);
 
-	c->phase = CONN_LOGOUT;
 	s->why = "logout";
 	if (s->target == NULL) {
-		c->tx.close_when_sent = true;
 		tx_push(c, response);
+		conn_close_when_sent(c, s->why);
 		return;
 	}
+	c->phase = CONN_LOGOUT;
+	(void)loop_timer_start(&c->timer, TICK_NS); /* it runs, so it only moves */
 	s->farewell = response;
 	s->state = SESSION_CLOSING;
 	itask_abandon(s);

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """The end of sessions, their replacement, and several at once (RFC 7143 6.3.5, 11.14, 11.15)."""
 
+import socket
+import time
+
 import pdu as P
 from common import case, main
 from iscsi import (INITIATOR, ISID, Closed, Conn, LoginRefused, login, pattern, read10,
@@ -24,6 +27,25 @@ def logout_closes_the_session(server):
 def logout_closes_the_connection(server):
     with session(server) as s:
         s.check(s.logout(1, cid=0), P.LOGOUT_RESPONSE, response=0)
+        s.expect_close()
+
+
+@case
+def logout_behind_data_that_is_read_late(server):
+    """What was queued before it, and the response, have their time, however old the session is."""
+    with session(server) as s:
+        s.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        time.sleep(9)
+        for _ in range(16):
+            s.send(s.scsi_pdu(read10(0, 2048), edtl=1 << 20, read=True))
+        p = s.request(P.LOGOUT_REQUEST, immediate=True, cid=0)
+        s.send(p)
+        time.sleep(2)
+        while True:
+            a = s.recv()
+            if a.opcode == P.LOGOUT_RESPONSE:
+                break
+            s.check(a, P.DATA_IN)
         s.expect_close()
 
 
