@@ -34,7 +34,7 @@
 #define TX_BATCH_BYTES    (1 * MiB)
 #define TX_READ_AHEAD     (1 * MiB) /* no further read segment while more waits to be sent */
 #define TX_PAUSE_PDUS     2048      /* a peer that does not read is not read from */
-#define TX_PAUSE_BYTES    (4 * MiB) /* the same, of what echoes and responses carry */
+#define TX_PAUSE_BYTES    (4 * MiB) /* the same, of what echoes and texts carry */
 #define LOGIN_TIMEOUT_NS  (15 * UINT64_C(1000000000))
 #define TICK_NS           (10 * UINT64_C(1000000000))
 #define IDLE_PING_NS      (60 * UINT64_C(1000000000))
@@ -79,7 +79,8 @@ struct tx {
 	struct queue control, ordinary; /* not begun; control goes first */
 	struct queue wire;              /* numbered, in this order, and perhaps begun */
 	unsigned nqueued, nwire;        /* PDUs in control and ordinary; in wire */
-	size_t queued_bytes, control_bytes, wire_bytes;
+	size_t queued_bytes, wire_bytes;
+	size_t own_bytes;                  /* of the queued ones, those that are no segment's */
 	size_t begun;                      /* bytes of the first on the wire that are sent */
 	struct move_in *hold, **hold_tail; /* sent segments whose owner shall not read on yet */
 	struct loop_msg flush_msg;
@@ -499,7 +500,7 @@ void conn_lose(struct iscsi_conn *c, const char *why);
 /* From anywhere on its loop: it ends at the end of the turn. */
 void conn_doom(struct iscsi_conn *c, const char *why);
 void conn_free(struct iscsi_conn *c);
-/* Nothing more is read; it ends when all is sent. */
+/* Nothing more is read; it ends when all is sent, and at the latest after TICK_NS. */
 void conn_close_when_sent(struct iscsi_conn *c, const char *why);
 /* After a WAIT: what was kept is worked off, and reading goes on. */
 void conn_resume(struct iscsi_conn *c);

@@ -409,7 +409,7 @@ void rx_ready(struct iscsi_conn *c)
 	while (!stopped(c) && bytes < RX_TURN_BYTES && npdus < RX_TURN_PDUS)
 		if (!receive(c, &bytes, &npdus))
 			break;
-	if (c->tx.nqueued > TX_PAUSE_PDUS || c->tx.control_bytes > TX_PAUSE_BYTES)
+	if (c->tx.nqueued > TX_PAUSE_PDUS || c->tx.own_bytes > TX_PAUSE_BYTES)
 		c->paused = true;
 }
 

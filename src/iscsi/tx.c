@@ -77,6 +77,8 @@ static void push(struct iscsi_conn *c, struct queue *to, struct pdu_out *p)
 	queue_push(to, &p->link);
 	c->tx.nqueued++;
 	c->tx.queued_bytes += p->data_len;
+	if (p->moves == NULL)
+		c->tx.own_bytes += p->data_len;
 	tx_schedule(c);
 }
 
@@ -87,7 +89,6 @@ void tx_push(struct iscsi_conn *c, struct pdu_out *p)
 
 void tx_push_control(struct iscsi_conn *c, struct pdu_out *p)
 {
-	c->tx.control_bytes += p->data_len;
 	push(c, &c->tx.control, p);
 }
 
@@ -100,13 +101,8 @@ static struct pdu_out *next_queued(struct tx *tx)
 {
 	struct qnode *n = queue_pop(&tx->control);
 
-	if (n != NULL) {
-		struct pdu_out *p = container_of(n, struct pdu_out, link);
-
-		tx->control_bytes -= p->data_len;
-		return p;
-	}
-	n = queue_pop(&tx->ordinary);
+	if (n == NULL)
+		n = queue_pop(&tx->ordinary);
 	return n == NULL ? NULL : container_of(n, struct pdu_out, link);
 }
 
@@ -122,6 +118,8 @@ static void fill_wire(struct iscsi_conn *c)
 		pdu_stamp(c, p);
 		tx->nqueued--;
 		tx->queued_bytes -= p->data_len;
+		if (p->moves == NULL)
+			tx->own_bytes -= p->data_len;
 		tx->nwire++;
 		tx->wire_bytes += pdu_bytes(p);
 		queue_push(&tx->wire, &p->link);
@@ -261,7 +259,7 @@ void tx_purge(struct iscsi_conn *c)
 	queue_splice(&all, &tx->control);
 	queue_splice(&all, &tx->ordinary);
 	tx->nqueued = tx->nwire = 0;
-	tx->queued_bytes = tx->control_bytes = tx->wire_bytes = tx->begun = 0;
+	tx->queued_bytes = tx->own_bytes = tx->wire_bytes = tx->begun = 0;
 	while ((q = queue_pop(&all)) != NULL)
 		drop_pdu(c, container_of(q, struct pdu_out, link));
 	data_in_resume(c);

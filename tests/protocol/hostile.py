@@ -7,7 +7,7 @@ import socket
 import time
 
 import pdu as P
-from common import case, main
+from common import Spindle, case, main
 from iscsi import Closed, Conn, login, pattern, read10, test_unit_ready, write10
 
 
@@ -270,6 +270,27 @@ def echoes_that_nobody_reads(server):
         grown = server.rss_bytes() - before
         assert grown < 64 << 20, f"{grown >> 20} MiB more"
     alive(server)
+
+
+@case
+def texts_that_nobody_reads(_):
+    """The same with answers to SendTargets, which are long where there are many targets."""
+    with Spindle(*["ram:1M"] * 200) as server, login(server.portals[0], discovery=True) as deaf:
+        size = sum(len(name) + 60 for name, _ in deaf.send_targets("All"))
+        before = server.rss_bytes()
+        deaf.sock.settimeout(1)
+        p = deaf.request(P.TEXT_REQUEST, immediate=True, ttt=P.NONE,
+                         data=b"SendTargets=All\0").pack()
+        try:
+            for _ in range((256 << 20) // size):
+                deaf.sock.sendall(p)
+        except (TimeoutError, OSError):
+            pass
+        time.sleep(1)  # what was sent is worked off
+        grown = server.rss_bytes() - before
+        assert grown < 20 << 20, f"{grown >> 20} MiB more"
+        with login(server.portals[0], server.iqn()) as s:
+            s.ping()
 
 
 @case
