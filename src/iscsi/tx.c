@@ -164,14 +164,15 @@ static void wire_sent(struct iscsi_conn *c, size_t n)
 }
 
 /* Sends until all is sent, the socket is full, or this connection had its share of the turn.
- * 0, or why the connection is lost. */
+ * 0, or why the connection is lost. A doomed one sends nothing more: what it has queued may lack
+ * the PDU that there was no memory for. */
 static int send_some(struct iscsi_conn *c)
 {
 	struct tx *tx = &c->tx;
 	size_t sent = 0;
 
 	tx->blocked = false;
-	for (;;) {
+	while (c->doom == NULL) {
 		ssize_t n;
 
 		fill_wire(c);
@@ -192,6 +193,7 @@ static int send_some(struct iscsi_conn *c)
 		sent += (size_t)n;
 		wire_sent(c, (size_t)n);
 	}
+	return 0;
 }
 
 void tx_flush(struct iscsi_conn *c)
