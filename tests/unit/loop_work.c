@@ -20,7 +20,7 @@ static int start_if_any(pthread_t *out, const pthread_attr_t *attr, void *(*run)
 
 struct yard {
 	struct loop_set *set;
-	struct work_lane *lane;
+	struct work_lane *lane = NULL;
 	struct job {
 		struct work work;
 		struct yard *yard;
@@ -139,7 +139,7 @@ static void a_lane_of_one_keeps_the_order(void **state)
 static void a_hung_disk_leaves_threads_to_the_others(void **state)
 {
 	struct yard *hung = yard_create(1, 4, 100);
-	struct work_lane *other;
+	struct work_lane *other = NULL;
 
 	submit_all(hung);
 	settle(hung, 4);
@@ -290,7 +290,7 @@ static void nothing_waits_where_there_are_no_threads(void **state)
 
 struct again {
 	struct work work;
-	struct work_lane *lane;
+	struct work_lane *lane = NULL;
 	struct loop_msg start;
 	struct loop_set *set;
 	unsigned *left; /* of this loop */
@@ -329,7 +329,7 @@ static void all_loops_share_the_workers(void **state)
 	unsigned left[NLOOPS];
 	atomic_uint left_loops = NLOOPS;
 	struct loop_set *set = test_set(NLOOPS, LOOP_DISK_AUTO);
-	struct work_lane *lane;
+	struct work_lane *lane = NULL;
 
 	assert_int_equal(work_lane_create(&lane, set, 4), 0);
 	for (unsigned i = 0; i < NLOOPS; i++) {
