@@ -20,7 +20,7 @@ static int start_if_any(pthread_t *out, const pthread_attr_t *attr, void *(*run)
 
 struct yard {
 	struct loop_set *set;
-	struct work_lane *lane = NULL;
+	struct work_lane *lane;
 	struct job {
 		struct work work;
 		struct yard *yard;
@@ -290,7 +290,7 @@ static void nothing_waits_where_there_are_no_threads(void **state)
 
 struct again {
 	struct work work;
-	struct work_lane *lane = NULL;
+	struct work_lane *lane;
 	struct loop_msg start;
 	struct loop_set *set;
 	unsigned *left; /* of this loop */
