@@ -34,7 +34,7 @@ def logout_closes_the_connection(server):
 def logout_behind_data_that_is_read_late(server):
     """What was queued before it, and the response, have their time, however old the session is."""
     with session(server) as s:
-        s.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        s.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         time.sleep(9)
         for _ in range(16):
             s.send(s.scsi_pdu(read10(0, 2048), edtl=1 << 20, read=True))
