@@ -112,7 +112,6 @@ static void move_in(struct iscsi_task *t, struct scsi_seg *seg)
 
 	CHECK(m->seg == NULL);
 	*m = (struct move_in){.seg = seg, .task = t};
-	seg->transport = m;
 	itask_ref(t);
 	for (uint32_t off = 0, len; off < seg->len && !t->conn->closed; off += len) {
 		bool last;

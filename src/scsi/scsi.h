@@ -118,7 +118,6 @@ struct scsi_seg {
 	struct iovec iov[SCSI_SEG_IOV];
 	unsigned niov;
 	struct loop_buf *buf; /* what iov points into; NULL: lent by the store */
-	void *transport;      /* the transport's own, from move to moved */
 	/* private */
 	unsigned state; /* enum seg_state in data.c */
 	bool lent;      /* iov points into the store */
