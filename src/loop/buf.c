@@ -115,27 +115,9 @@ void loop_buf_put(struct loop_buf *buf)
 	bufs->nfree[c]++;
 }
 
-uint8_t *loop_scratch(struct loop *loop, size_t *cap)
-{
-	struct loop_bufs *bufs = loop_bufs_of(loop);
-
-	if (bufs->scratch == NULL)
-		bufs->scratch = pages_get(LOOP_BUF_MAX);
-	bufs->scratch_used = true;
-	*cap = bufs->scratch != NULL ? LOOP_BUF_MAX : 0;
-	return bufs->scratch;
-}
-
-static void scratch_drop(struct loop_bufs *bufs)
-{
-	if (bufs->scratch != NULL)
-		munmap(bufs->scratch, LOOP_BUF_MAX);
-	bufs->scratch = NULL;
-}
-
 void loop_bufs_init(struct loop_bufs *bufs)
 {
-	*bufs = (struct loop_bufs){.scratch = NULL};
+	*bufs = (struct loop_bufs){.free = {NULL}};
 }
 
 void loop_bufs_fini(struct loop_bufs *bufs)
@@ -143,7 +125,6 @@ void loop_bufs_fini(struct loop_bufs *bufs)
 	for (unsigned c = 0; c < LOOP_BUF_CLASSES; c++)
 		while (bufs->free[c] != NULL)
 			buf_destroy(pop(bufs, c));
-	scratch_drop(bufs);
 }
 
 bool loop_bufs_trimmable(const struct loop_bufs *bufs)
@@ -151,7 +132,7 @@ bool loop_bufs_trimmable(const struct loop_bufs *bufs)
 	for (unsigned c = 0; c < LOOP_BUF_CLASSES; c++)
 		if (bufs->nfree[c] > classes[c].keep)
 			return true;
-	return bufs->scratch != NULL;
+	return false;
 }
 
 bool loop_bufs_trim(struct loop_bufs *bufs)
@@ -165,8 +146,5 @@ bool loop_bufs_trim(struct loop_bufs *bufs)
 			buf_destroy(pop(bufs, c));
 		bufs->low[c] = bufs->nfree[c];
 	}
-	if (!bufs->scratch_used)
-		scratch_drop(bufs);
-	bufs->scratch_used = false;
 	return loop_bufs_trimmable(bufs);
 }

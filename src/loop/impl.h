@@ -15,8 +15,6 @@ struct loop_bufs {
 	struct qnode *free[LOOP_BUF_CLASSES];
 	unsigned nfree[LOOP_BUF_CLASSES];
 	unsigned low[LOOP_BUF_CLASSES]; /* the smallest nfree since the last trim */
-	uint8_t *scratch;
-	bool scratch_used; /* since the last trim */
 };
 
 void loop_bufs_init(struct loop_bufs *bufs);

@@ -130,9 +130,6 @@ struct loop_buf {
 /* On `loop` only, both. NULL: out of memory. Up to LOOP_BUF_MAX bytes. */
 struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes);
 void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
-/* A block of memory that callbacks on this loop may use until they return: `*cap` is 256 KiB.
- * NULL: out of memory. */
-uint8_t *loop_scratch(struct loop *loop, size_t *cap);
 
 /* ---- Stream sockets -------------------------------------------------------------------------- */
 
