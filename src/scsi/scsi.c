@@ -4,8 +4,20 @@
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "scsi/impl.h"
+
+/* Four characters hold the beginning of a longer version, without a dot at its end: 0.1 of 0.1.0. */
+static void copy_revision(struct scsi_lu *lu, const char *version)
+{
+	size_t len;
+
+	str_copy(lu->revision, sizeof(lu->revision), version);
+	len = strlen(lu->revision);
+	if (len > 0 && lu->revision[len - 1] == '.')
+		lu->revision[len - 1] = '\0';
+}
 
 int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 			const struct scsi_lu_config *config)
@@ -23,9 +35,7 @@ int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 		free(lu);
 		return -EINVAL;
 	}
-	/* Four characters hold the beginning of a longer version. */
-	str_copy(lu->revision, sizeof(lu->revision),
-		 config->revision != NULL ? config->revision : SPINDLE_VERSION);
+	copy_revision(lu, config->revision != NULL ? config->revision : SPINDLE_VERSION);
 	*out = lu;
 	return 0;
 }
