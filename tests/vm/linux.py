@@ -1,0 +1,209 @@
+"""
+Linux' initiator and disk driver (Debian's kernel, iscsistart) use our disks from a virtual machine: logins with
+and without digests, raw I/O past caches, an ext4 file system written, checked and read again. The host judges
+what the kernel saw and said, and finds everything in the files below afterwards.
+
+The machine's only network is qemu's own: it reaches this host's loopback as 10.0.2.2, and nothing else.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+
+import parts
+
+sys.path.insert(0, os.path.join(os.path.dirname(parts.HERE), "system"))
+
+from harness import MIB, Spindle, main, need_tool, tool  # noqa: E402
+
+LIMIT_S = 240
+SIZE = 64 * MIB
+RAW_AT = 48 * MIB  # below it the file system, from here on the raw area
+
+WRITE_BACK = "Write cache: enabled, read cache: enabled, supports DPO and FUA"
+NO_CACHE = "Write cache: disabled, read cache: enabled, supports DPO and FUA"
+
+# A row: name, STORE, options, digest, and what Linux must find: bytes in a block, its line about the cache,
+# InitialR2T.
+CASES = (
+    ("plain", "disk.img", (), "None", 512, WRITE_BACK, 1),
+    ("digests", "disk.img", (), "CRC32C", 512, WRITE_BACK, 1),
+    ("big-blocks", "disk.img", ("--block-size", "4096", "--unsolicited"), "None", 4096, WRITE_BACK, 0),
+    ("big-blocks-digests", "disk.img", ("--block-size", "4096"), "CRC32C", 4096, WRITE_BACK, 1),
+    ("memory", f"ram:{SIZE}", ("--unsolicited",), "CRC32C", 512, NO_CACHE, 0),
+    ("read-only", "disk.img", ("--ro",), "None", 512, NO_CACHE, 1),
+)
+
+# What Linux writes when a command or a connection fails.
+COMPLAINT = re.compile(r"error|fail|sense key|rejected|timing out|timed out|abort|reset of|invalid|unsupported|"
+                       r"unhandled|warning|BUG|Call Trace|not responding|closed", re.IGNORECASE)
+EXPECTED = re.compile(r"Power-on or device reset occurred")
+
+
+class Guest:
+    """What the machine reported, by case."""
+
+    def __init__(self, console):
+        self.results, self.facts, self.kernel, self.problems = {}, {}, {}, []
+        self.ended = False
+        for line in console.splitlines():
+            m = re.match(r"vm: (\w+) ?(\S*) ?(.*)", line.rstrip())
+            if m:
+                self.take(*m.groups())
+
+    def take(self, what, name, rest):
+        if what == "result":
+            self.results[name] = int(rest)
+        elif what == "fact":
+            key, _, value = rest.partition(" ")
+            self.facts.setdefault(name, {})[key] = value.strip()
+        elif what == "kernel":
+            self.kernel.setdefault(name, []).append(rest)
+        elif what == "problem":
+            self.problems.append(rest)
+        elif what == "end":
+            self.ended = True
+
+
+def contents():
+    """Name to bytes: what goes through the file system, of every awkward length."""
+    rng = random.Random(7143)
+    lengths = [0, 1, 511, 512, 513, 4095, 4096, 4097, 65537, 262144, 1048577, 3 * MIB]
+    lengths += [rng.randrange(100000) for _ in range(28)]
+    return {f"files/file{n}": rng.randbytes(length) for n, length in enumerate(lengths)}
+
+
+RAW = random.Random(3720).randbytes(2 * MIB)
+FILES = contents()
+
+
+def make_file_system(path):
+    with tempfile.TemporaryDirectory() as d:
+        os.mkdir(os.path.join(d, "files"))
+        for name, data in FILES.items():
+            with open(os.path.join(d, name), "wb") as f:
+                f.write(data)
+        with open(path, "wb") as f:
+            f.truncate(SIZE)
+        tool("mke2fs", "-q", "-t", "ext4", "-d", d, path)
+
+
+def boot(root, directory, cases):
+    """Runs the machine to its end; what it wrote on its console."""
+    tree = parts.initramfs(root)
+    for name, data in FILES.items():
+        tree.add(name, data)
+    tree.add("raw", RAW)
+    tree.add("parameters", f"RAW_AT={RAW_AT}\n".encode())
+    tree.add("sums", "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+                             for name, data in FILES.items()).encode())
+    tree.add("cases", "".join(" ".join(map(str, case)) + "\n" for case in cases).encode())
+    initrd, console = os.path.join(directory, "initrd"), os.path.join(directory, "console")
+    tree.write(initrd)
+    qemu = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
+            # Software emulation: a minute for all of it, and the same on every machine.
+            "-accel", os.environ.get("SPINDLE_VM_ACCEL", "tcg"), "-m", "512", "-smp", "1", "-cpu", "max",
+            "-kernel", parts.kernel(root), "-initrd", initrd,
+            "-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{console}",
+            "-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="]
+    with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            said, _ = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            said = f"not at its end within {LIMIT_S} s"
+        finally:
+            process.kill()
+    with open(console, encoding="utf-8", errors="replace") as f:
+        text = f.read()
+    print(text.replace("\r", ""), flush=True)
+    assert process.returncode == 0, f"qemu: {said}"
+    return text
+
+
+def run_all(directory):
+    """Starts a server a case, lets the machine use them all, stops them: its report, and what they said."""
+    root = parts.fetched()
+    with contextlib.ExitStack() as stack:
+        rows, servers = [], []
+        for name, store, options, digest, *_ in CASES:
+            own = os.path.join(directory, name)
+            os.mkdir(own)
+            if "--ro" in options:
+                make_file_system(os.path.join(own, store))
+            elif store == "disk.img":
+                options = (*options, "--size", SIZE)
+            server = stack.enter_context(Spindle(store, args=options, directory=own))
+            servers.append((name, server))
+            rows.append((name, "ro" if "--ro" in options else "rw", server.portals[0][1], server.iqn(), digest))
+        guest = Guest(boot(root, directory, rows))
+    # The servers have stopped, and each has judged how it ended.
+    said = {name: server.stderr() for name, server in servers}
+    return guest, said
+
+
+def check_kernel(name, lines, expected):
+    text = "\n".join(lines)
+    for want in expected:
+        assert want in text, f"{name}: the kernel did not say {want!r}:\n{text}"
+    complaints = [line for line in lines if COMPLAINT.search(line) and not EXPECTED.search(line)]
+    assert not complaints, f"{name}: the kernel complained:\n" + "\n".join(complaints)
+
+
+def check_image(path, block):
+    """The file below holds what the machine wrote, in the file system and in the raw area."""
+    tool("e2fsck", "-fn", path)
+    with tempfile.TemporaryDirectory() as d:
+        tool("debugfs", "-R", f"rdump /files {d}", path)
+        tool("debugfs", "-R", f"dump /direct {d}/files/direct", path)
+        for name, data in {**FILES, "files/direct": RAW}.items():
+            with open(os.path.join(d, name), "rb") as f:
+                assert f.read() == data, f"{path}: {name} differs"
+    pieces = {
+        "with FUA": (RAW_AT, RAW),
+        "four at once": (RAW_AT + len(RAW), RAW[:256 * block]),
+        "through the cache, and flushed": (RAW_AT + 2 * len(RAW), RAW),
+        "the last block": (SIZE - block, RAW[:block]),
+    }
+    with open(path, "rb") as f:
+        for name, (offset, data) in pieces.items():
+            f.seek(offset)
+            assert f.read(len(data)) == data, f"{path}: {name} differs"
+
+
+def check_case(case, guest):
+    name, _, options, digest, block, cache, initial_r2t = case
+    read_only = "--ro" in options
+    assert guest.results.get(name) == 0, f"{name}: {guest.results.get(name)}"
+    check_kernel(name, guest.kernel[name], (
+        f"{SIZE // block} {block}-byte logical blocks: (67.1 MB/64.0 MiB)",
+        f"Write Protect is {'on' if read_only else 'off'}", cache, "Attached SCSI disk"))
+    has_digests = int(digest == "CRC32C")
+    for key, want in (("queue/logical_block_size", block), ("ro", int(read_only)), ("immediate_data", 1),
+                      ("initial_r2t", initial_r2t), ("header_digest", has_digests),
+                      ("data_digest", has_digests)):
+        found = guest.facts[name][key]
+        assert found == str(want), f"{name}: {key} is {found}, not {want}"
+
+
+def test_linux():
+    with tempfile.TemporaryDirectory(prefix="spindle-vm-") as directory:
+        guest, said = run_all(directory)
+        assert guest.ended, "the machine did not come to its end"
+        assert not guest.problems, guest.problems
+        for case in CASES:
+            name, store, options, _, block, *_ = case
+            check_case(case, guest)
+            assert not said[name], f"{name}: the server said:\n{said[name]}"
+            if store == "disk.img" and "--ro" not in options:
+                check_image(os.path.join(directory, name, store), block)
+
+
+for tool_name in ("qemu-system-x86_64", "debugfs", "ldd"):
+    need_tool(tool_name)
+main(globals())
