@@ -7,8 +7,8 @@
 FILE = ./spindle.img
 SIZE = 10G
 LISTEN = 127.0.0.1:3260
-PREFIX = /usr/local
-DESTDIR =
+PREFIX ?= /usr/local
+DESTDIR ?=
 ARGS =
 SETUP = meson setup build --buildtype=release -Db_lto=true -Dtests=false
 
