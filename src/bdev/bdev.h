@@ -16,7 +16,7 @@ struct bdev_config {
 
 /* Fixed while it is open; the size in force is the unit view's. */
 struct bdev_info {
-	uint64_t nblocks;
+	uint64_t nblocks;     /* when it was opened: see bdev_nblocks */
 	uint32_t block_size;  /* bytes */
 	uint8_t block_shift;  /* block_size == 1 << block_shift */
 	uint8_t physical_exp; /* physical block = block_size << physical_exp */
@@ -24,6 +24,8 @@ struct bdev_info {
 	uint32_t optimal_blocks;                    /* 0: unknown */
 	uint32_t discard_blocks, discard_alignment; /* granularity; 0: cannot discard */
 	bool discard_zeroes;
+	uint16_t rotation_rate; /* see store_info */
+	uint8_t form_factor;
 };
 
 /* Takes over the store, also when it fails. A last partial block is not served. -EINVAL: the block
@@ -33,6 +35,10 @@ int bdev_create(struct bdev **out, struct store *store, const struct bdev_config
 void bdev_destroy(struct bdev *b); /* closes the store; nothing is in flight */
 const struct bdev_info *bdev_info(const struct bdev *b);
 struct store *bdev_store(struct bdev *b);
+/* Any thread. Only grows. */
+uint64_t bdev_nblocks(const struct bdev *b);
+/* store_resize, seen as blocks; afterwards bdev_nblocks is the new size. Nothing is in flight. Blocking. */
+int bdev_resize(struct bdev *b, uint64_t nblocks);
 
 /* On io->loop. Offsets in bytes. Checked here once more, whatever was checked above: whole blocks,
  * iovecs that sum up to them, inside the disk, not writing where read-only: -EINVAL, -ERANGE,
@@ -70,5 +76,10 @@ void range_unlock(struct range_lock *lock);
 /* Stops waiting, from `granted` not having been called yet. true: it will not be granted. false:
  * `granted` is already on its way, and the lock is held. */
 bool range_lock_cancel(struct range_lock *lock);
+/* Any thread: exclusive locks that are held now, and how many were ever granted. */
+struct range_lock_use {
+	uint64_t held, granted;
+};
+struct range_lock_use range_lock_use(const struct bdev *b);
 
 #endif

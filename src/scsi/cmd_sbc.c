@@ -128,10 +128,12 @@ static void flush(struct scsi_task *task)
 /* The flush comes when nothing enters any more, lest it miss what others write meanwhile. */
 void cmd_start_stop_unit(struct scsi_task *task)
 {
+	static const struct task_change started = {.edit = edit_started},
+					stopped = {.edit = edit_stopped};
 	const bool start = task->cdb[4] & 0x01, no_flush = task->cdb[4] & 0x04;
 
 	if (start)
-		task_publish(task, edit_started, scsi_task_end);
+		task_publish(task, &started, scsi_task_end);
 	else
-		task_publish(task, edit_stopped, no_flush ? scsi_task_end : flush);
+		task_publish(task, &stopped, no_flush ? scsi_task_end : flush);
 }

@@ -50,7 +50,7 @@ static const uint16_t transport_version[16] = {
 
 static void write_standard_inquiry(const struct scsi_task *task, struct writer *w)
 {
-	const struct scsi_lu *lu = task->itl != NULL ? task->itl->lu : NULL;
+	const struct lu_state *lu = task->itl != NULL ? itl_state(task->itl) : NULL;
 
 	write_u8(w, inquiry_peripheral(task));
 	write_u8(w, 0); /* not removable */

@@ -1,7 +1,6 @@
 /*
- * The commands: one row each, and what is derived from a row without running it. Apart from the
- * functions that the rows name, so that the whole command set can be read in one place.
- * Sources: SPC-4 clause 6, SBC-3 clause 5.
+ * What is derived from the rows of commands.def without running a command: finding a row, the check
+ * of reserved bits, the usage data of REPORT SUPPORTED OPERATION CODES.
  */
 #include "scsi/impl.h"
 
@@ -9,6 +8,8 @@
 #define ALL2 0xff, 0xff
 #define ALL4 ALL2, ALL2
 #define ALL8 ALL4, ALL4
+
+#define NO_SA CMD_NO_SA
 
 #define READ_FLAGS  0x18 /* DPO, FUA. RDPROTECT: no protection information here. */
 #define GROUP       0x1f /* GROUP NUMBER */
@@ -19,184 +20,21 @@
 #define ALWAYS (CMD_ANY_LUN | CMD_BYPASS | CMD_UA_EXEMPT | CMD_WHEN_STOPPED)
 
 static const struct scsi_cmd commands[] = {
-	{
-		.name = "TEST UNIT READY",
-		.opcode = 0x00,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 6,
-		.mask = {0xff, 0, 0, 0, 0, CONTROL},
-		.conflict = CONFLICT_READ,
-		.recommended_s = 5,
-		.run = cmd_test_unit_ready,
+#define CMD(opcode_, action_, name_, dir_, conflict_, flags_, seconds_, run_, len_, ...) \
+	{                                                                                \
+		.name = (name_),                                                         \
+		.opcode = (opcode_),                                                     \
+		.service_action = (action_),                                             \
+		.cdb_len = (len_),                                                       \
+		.mask = {0xff, __VA_ARGS__},                                             \
+		.dir = SCSI_DATA_##dir_,                                                 \
+		.conflict = CONFLICT_##conflict_,                                        \
+		.flags = (flags_),                                                       \
+		.recommended_s = (seconds_),                                             \
+		.run = run_,                                                             \
 	},
-	{
-		.name = "REQUEST SENSE",
-		.opcode = 0x03,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 6,
-		.mask = {0xff, 0x01, 0, 0, 0xff, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.flags = ALWAYS,
-		.recommended_s = 5,
-		.run = cmd_request_sense,
-	},
-	{
-		.name = "INQUIRY",
-		.opcode = 0x12,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 6,
-		.mask = {0xff, 0x01, 0xff, ALL2, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.flags = ALWAYS,
-		.recommended_s = 5,
-		.run = cmd_inquiry,
-	},
-	{
-		.name = "MODE SENSE(6)",
-		.opcode = 0x1a,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 6,
-		.mask = {0xff, 0x08, 0xff, 0xff, 0xff, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.flags = CMD_WHEN_STOPPED,
-		.recommended_s = 5,
-		.run = cmd_mode_sense_6,
-	},
-	{
-		.name = "START STOP UNIT",
-		.opcode = 0x1b,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 6,
-		.mask = {0xff, 0x01, 0, 0, START_FLAGS, CONTROL},
-		.conflict = CONFLICT_WRITE,
-		.flags = CMD_WHEN_STOPPED,
-		.recommended_s = 60,
-		.run = cmd_start_stop_unit,
-	},
-	{
-		.name = "READ CAPACITY(10)",
-		.opcode = 0x25,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 10,
-		.mask = {0xff, 0, 0, 0, 0, 0, 0, 0, 0, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.recommended_s = 5,
-		.run = cmd_read_capacity_10,
-	},
-	{
-		.name = "READ(10)",
-		.opcode = 0x28,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 10,
-		.mask = {0xff, READ_FLAGS, ALL4, GROUP, ALL2, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.recommended_s = 30,
-		.run = cmd_read,
-	},
-	{
-		.name = "WRITE(10)",
-		.opcode = 0x2a,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 10,
-		.mask = {0xff, READ_FLAGS, ALL4, GROUP, ALL2, CONTROL},
-		.dir = SCSI_DATA_OUT,
-		.conflict = CONFLICT_WRITE,
-		.flags = CMD_CHANGES_DATA,
-		.recommended_s = 30,
-		.run = cmd_write,
-	},
-	{
-		.name = "SYNCHRONIZE CACHE(10)",
-		.opcode = 0x35,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 10,
-		.mask = {0xff, SYNC_FLAGS, ALL4, GROUP, ALL2, CONTROL},
-		.conflict = CONFLICT_WRITE,
-		.recommended_s = 60,
-		.run = cmd_synchronize_cache,
-	},
-	{
-		.name = "MODE SENSE(10)",
-		.opcode = 0x5a,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 10,
-		.mask = {0xff, 0x18, 0xff, 0xff, 0, 0, 0, ALL2, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.flags = CMD_WHEN_STOPPED,
-		.recommended_s = 5,
-		.run = cmd_mode_sense_10,
-	},
-	{
-		.name = "READ(16)",
-		.opcode = 0x88,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 16,
-		.mask = {0xff, READ_FLAGS, ALL8, ALL4, GROUP, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.recommended_s = 30,
-		.run = cmd_read,
-	},
-	{
-		.name = "WRITE(16)",
-		.opcode = 0x8a,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 16,
-		.mask = {0xff, READ_FLAGS, ALL8, ALL4, GROUP, CONTROL},
-		.dir = SCSI_DATA_OUT,
-		.conflict = CONFLICT_WRITE,
-		.flags = CMD_CHANGES_DATA,
-		.recommended_s = 30,
-		.run = cmd_write,
-	},
-	{
-		.name = "SYNCHRONIZE CACHE(16)",
-		.opcode = 0x91,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 16,
-		.mask = {0xff, SYNC_FLAGS, ALL8, ALL4, GROUP, CONTROL},
-		.conflict = CONFLICT_WRITE,
-		.recommended_s = 60,
-		.run = cmd_synchronize_cache,
-	},
-	{
-		.name = "READ CAPACITY(16)",
-		.opcode = 0x9e,
-		.service_action = 0x10,
-		.cdb_len = 16,
-		.mask = {0xff, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, ALL4, 0, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.recommended_s = 5,
-		.run = cmd_read_capacity_16,
-	},
-	{
-		.name = "REPORT LUNS",
-		.opcode = 0xa0,
-		.service_action = CMD_NO_SA,
-		.cdb_len = 12,
-		.mask = {0xff, 0, 0xff, 0, 0, 0, ALL4, 0, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.flags = ALWAYS,
-		.recommended_s = 5,
-		.run = cmd_report_luns,
-	},
-	{
-		.name = "REPORT SUPPORTED OPERATION CODES",
-		.opcode = 0xa3,
-		.service_action = 0x0c,
-		.cdb_len = 12,
-		.mask = {0xff, 0x1f, 0x87, 0xff, ALL2, ALL4, 0, CONTROL},
-		.dir = SCSI_DATA_IN,
-		.conflict = CONFLICT_READ,
-		.flags = CMD_WHEN_STOPPED,
-		.recommended_s = 5,
-		.run = cmd_report_supported_opcodes,
-	},
+#include "scsi/commands.def"
+#undef CMD
 };
 
 _Static_assert(ARRAY_LEN(commands) < UINT8_MAX, "the index has one byte a row");

@@ -468,7 +468,7 @@ static void published(struct unit_op *op, int err)
 		task->next(task);
 }
 
-void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next),
+void task_publish(struct scsi_task *task, const struct task_change *change,
 		  void (*next)(struct scsi_task *task))
 {
 	task->next = next;
@@ -477,7 +477,9 @@ void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct
 		.loop = task->nexus->loop,
 		.nexus_id = task->nexus->id,
 		.task = &task->unit_task,
-		.edit = edit,
+		.edit = change->edit,
+		.keep = change->keep,
+		.changes = change->changes,
 		.done = published,
 	};
 	task->stage = TASK_IN_OP;

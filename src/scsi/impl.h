@@ -9,18 +9,26 @@
 
 /* ---- A command is one row (commands.c) and one function (cmd_*.c) ---- */
 
-enum scsi_dir { SCSI_NO_DATA, SCSI_DATA_IN, SCSI_DATA_OUT };
+enum scsi_dir { SCSI_DATA_NONE, SCSI_DATA_IN, SCSI_DATA_OUT };
 
-/* What another nexus's reservation does to a command (SPC-4 5.13.1): what only reads goes on under
- * a reservation that excludes writers. */
-enum scsi_conflict { CONFLICT_NEVER, CONFLICT_READ, CONFLICT_WRITE };
+/* Which reservations of another nexus stop a command: each class by its own and those behind it
+ * (SPC-2 5.5.1 for RESERVE, SPC-4 5.13.1 for persistent ones). */
+enum scsi_conflict {
+	CONFLICT_NEVER,
+	CONFLICT_RESERVE, /* RESERVE only */
+	CONFLICT_READ,    /* and what excludes readers */
+	CONFLICT_WRITE,   /* and what excludes writers */
+};
 
 enum scsi_cmd_flags {
 	CMD_ANY_LUN = 1,      /* answered where there is no logical unit, too */
 	CMD_BYPASS = 2,       /* reads the view only: waits for no other command (SAM-5 8.6) */
 	CMD_UA_EXEMPT = 4,    /* neither reports nor clears unit attentions on its way */
-	CMD_WHEN_STOPPED = 8, /* works while the unit is stopped (SBC-3 5.25) */
-	CMD_CHANGES_DATA = 16 /* refused while the unit is write-protected */
+	CMD_WHEN_STOPPED = 8, /* works while the unit is stopped (SBC-3 5.25) or its disk is lost */
+	CMD_CHANGES_DATA = 16,    /* refused while the unit is write-protected */
+	CMD_WHEN_REWRITING = 32,  /* works during and after a failed FORMAT UNIT or SANITIZE */
+	CMD_REPORT_LUNS = 64,     /* clears the unit attention it is the answer to (SPC-4 6.33) */
+	CMD_WELL_KNOWN_LUN = 128, /* answered by the well-known logical unit REPORT LUNS, too */
 };
 
 #define CMD_NO_SA 0xff
@@ -64,12 +72,67 @@ bool scsi_cmd_reserved_bit(const struct scsi_cmd *cmd, const uint8_t cdb[static 
 /* The bits that may be set, mere advice included: what REPORT SUPPORTED OPERATION CODES shows. */
 void scsi_cmd_usage(const struct scsi_cmd *cmd, uint8_t usage[static SCSI_CDB_MAX]);
 
+/* ---- What commands can change of a logical unit: its part of the unit's view ---- */
+
+enum mode_bit {
+	MODE_WCE,
+	MODE_SWP,
+	MODE_D_SENSE,
+	MODE_NBITS
+}; /* changeable; mode.c has the table */
+
+/* What has the whole disk to itself, or had: kept with the disk, so that it goes on after a restart
+ * (job.c). */
+enum lu_work { WORK_NONE, WORK_FORMAT, WORK_FORMAT_FAILED, WORK_SANITIZE, WORK_SANITIZE_FAILED };
+
+#define IDENT_DEVICE_MAX 64 /* SPC-4 6.32 */
+#define IDENT_TEXT_MAX   256
+
+struct op_counts {
+	uint64_t ops, bytes, errors;
+};
+
+struct lu_state {
+	char vendor[9], product[17], revision[5];
+	uint32_t mode;       /* bits 1 << enum mode_bit: current values; view.flags follow them */
+	uint32_t mode_saved; /* saved values */
+	uint8_t work;        /* enum lu_work */
+	bool timestamp_set;  /* by SET TIMESTAMP */
+	int64_t timestamp_offset_ms; /* to be added to the wall clock */
+	uint16_t ident_device_len, ident_text_len;
+	uint8_t ident_device[IDENT_DEVICE_MAX], ident_text[IDENT_TEXT_MAX];
+	struct op_counts log_base[IO_NOPS]; /* what LOG SELECT reset: subtracted from the unit's */
+};
+_Static_assert(sizeof(struct lu_state) <= UNIT_DEVICE_BYTES, "the unit's view has no room for it");
+
+static inline const struct lu_state *lu_state_of(const struct unit_view *view)
+{
+	return (const void *)view->device;
+}
+
+/* For an edit of the next view. */
+static inline struct lu_state *lu_state_edit(struct unit_view *next)
+{
+	return (void *)next->device;
+}
+
+/* Told to the other nexuses by a PUBLISH; ua.c makes unit attentions of them. */
+enum lu_changes {
+	LU_CHANGED_MODE = UNIT_CHANGED_DEVICE,
+	LU_CHANGED_LOG = UNIT_CHANGED_DEVICE << 1,
+	LU_CHANGED_TIMESTAMP = UNIT_CHANGED_DEVICE << 2,
+	LU_CHANGED_INQUIRY = UNIT_CHANGED_DEVICE << 3,
+	LU_CHANGED_IDENTIFIER = UNIT_CHANGED_DEVICE << 4,
+};
+
 /* ---- Objects ---- */
+
+struct lu_job;
 
 struct scsi_lu {
 	struct unit *unit;
 	const struct bdev_info *info;
-	char vendor[9], product[17], revision[5];
+	struct lu_job *job; /* work on the whole disk, job.c */
 };
 
 #define SCSI_LUNS 256
@@ -101,6 +164,11 @@ struct scsi_itl {
 static inline const struct unit_view *itl_view(const struct scsi_itl *itl)
 {
 	return channel_view(itl->attach.channel);
+}
+
+static inline const struct lu_state *itl_state(const struct scsi_itl *itl)
+{
+	return lu_state_of(itl_view(itl));
 }
 
 /* ---- Stages of a task (task.c, order.c) ---- */
@@ -142,15 +210,72 @@ void nexus_quiet(struct nexus *n);
 bool reply_begin(struct scsi_task *task, struct writer *w, uint32_t allocation_len);
 void reply_send(struct scsi_task *task, const struct writer *w);
 
-/* Streams the blocks to or from the initiator, in segments, and ends the task. */
+/*
+ * A plan: what is done with each segment of the blocks that a command is about, one step after
+ * another, two segments at a time. The data of a segment is what arrives for it (STEP_RECEIVE), or
+ * else a part of what was gathered before, or else the pattern.
+ */
+enum seg_step {
+	STEP_END,
+	STEP_RECEIVE, /* the segment's data-out arrives */
+	STEP_LOCK,    /* exclusive range lock over its blocks, until the segment's end */
+	STEP_READ,    /* blocks -> memory beside the data */
+	STEP_COMPARE, /* what was read with the data: MISCOMPARE */
+	STEP_OR,      /* the data takes the bits of what was read */
+	STEP_WRITE,   /* the data -> blocks, with task->io_flags */
+	STEP_SEND,    /* what was read -> data-in, in offset order */
+};
+
+#define PLAN_STEPS 7
+
+struct plan {
+	enum seg_step steps[PLAN_STEPS]; /* the last one is STEP_END */
+};
+
+/* Runs the plan over the blocks, then `next` (NULL: scsi_task_end), or the end with the status of
+ * the failure. A range that does not fit was refused before (task_check_range). */
+void stream(struct scsi_task *task, const struct plan *plan, uint64_t lba, uint64_t nblocks,
+	    void (*next)(struct scsi_task *task));
 void stream_read(struct scsi_task *task, uint64_t lba, uint64_t nblocks);
 void stream_write(struct scsi_task *task, uint64_t lba, uint64_t nblocks, unsigned io_flags);
+
+/*
+ * Brings in all of the command's data-out, which is `len` bytes: parameter lists, and what must be
+ * there before the first I/O. Then `next`, which finds it by gathered_len() (less than `len` where
+ * the initiator brings less) and gathered_reader(). It is kept until the task ends. len is at most
+ * SCSI_GATHER_BUFS * SCSI_SEG_MAX.
+ */
+void gather(struct scsi_task *task, uint32_t len, void (*next)(struct scsi_task *task));
+uint32_t gathered_len(const struct scsi_task *task);
+/* Of the first SCSI_SEG_MAX bytes, which lie in one piece. */
+struct reader gathered_reader(const struct scsi_task *task);
+/* The data of a plan without STEP_RECEIVE: what was gathered from `off` on. */
+void data_from_gathered(struct scsi_task *task, uint32_t off);
+/* Or one block of it at `off`, over and over. false: there was no memory, the task has ended. */
+bool data_from_pattern(struct scsi_task *task, uint32_t off);
+
+/* An exclusive range lock until the task ends, armed where it must be; the task's I/O runs under it.
+ * Never held while data of the initiator is awaited. Then `next`, or the end. */
+void task_lock(struct scsi_task *task, uint64_t lba, uint64_t nblocks,
+	       void (*next)(struct scsi_task *task));
+
 /* One I/O without data of the initiator; then `next`, or the end with the status of the failure. */
 void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	     void (*next)(struct scsi_task *task));
-/* Publishes what `edit` makes of the view; then `next`, or the end with the status of the failure.
- */
-void task_publish(struct scsi_task *task, int (*edit)(struct unit_op *op, struct unit_view *next),
+
+/* A change of the unit's view: see struct unit_op. `edit` and `keep` find their task by
+ * op_task(). */
+struct task_change {
+	int (*edit)(struct unit_op *op, struct unit_view *next);
+	int (*keep)(struct unit_op *op, const struct unit_view *next);
+	unsigned changes;
+};
+static inline struct scsi_task *op_task(struct unit_op *op)
+{
+	return container_of(op, struct scsi_task, op);
+}
+/* Publishes it; then `next`, or the end with the status of the failure. */
+void task_publish(struct scsi_task *task, const struct task_change *change,
 		  void (*next)(struct scsi_task *task));
 /* A segment of it lies in the store's own memory. */
 bool task_is_lent(const struct scsi_task *task);
@@ -166,10 +291,12 @@ enum sense_format { SENSE_FIXED, SENSE_DESCRIPTOR };
 
 struct sense_data {
 	enum sense sense;
-	bool has_information, has_field;
+	bool has_information, has_field, has_progress;
+	bool field_in_parameters; /* not in the CDB */
 	uint64_t information;
 	uint8_t field_bit; /* the leftmost bit of the field in error (SPC-4 4.5.2.4.2) */
 	uint16_t field_byte;
+	uint16_t progress; /* of 65536 (SPC-4 4.5.2.4.4) */
 };
 
 /* Bytes of SPC-4 4.5: 18 in fixed format, 8 to 28 in descriptor format. */
@@ -180,12 +307,25 @@ size_t sense_build(uint8_t buf[static SENSE_BYTES_MAX], const struct sense_data 
 void task_sense_data(struct scsi_task *task, const struct sense_data *sense);
 /* INVALID FIELD IN CDB, pointing at the field. */
 void task_bad_field(struct scsi_task *task, unsigned byte, unsigned bit);
+/* INVALID FIELD IN PARAMETER LIST, pointing at the field. */
+void task_bad_parameter(struct scsi_task *task, unsigned byte, unsigned bit);
 /* The status for an error of the unit or the store; `lba` is where the I/O began. */
 void task_errno(struct scsi_task *task, int err, enum io_op op, uint64_t lba);
 
 /* ---- Unit attentions (ua.c): the smaller, the earlier it is told (SAM-5 5.14) ---- */
 
-enum ua { UA_POWER_ON, UA_CAPACITY_CHANGED, UA_COUNT };
+enum ua {
+	UA_POWER_ON,
+	UA_MEDIUM_CHANGED,
+	UA_CAPACITY_CHANGED,
+	UA_MODE_CHANGED,
+	UA_LOG_CHANGED,
+	UA_TIMESTAMP_CHANGED,
+	UA_INQUIRY_CHANGED,
+	UA_IDENTIFIER_CHANGED,
+	UA_LUNS_CHANGED,
+	UA_COUNT
+};
 
 void ua_add(struct scsi_itl *itl, enum ua ua);
 /* Takes the one to tell next: false when there is none. */
@@ -203,22 +343,26 @@ bool vpd_write(const struct scsi_task *task, uint8_t page, struct writer *w);
 enum mode_control { MODE_CURRENT, MODE_CHANGEABLE, MODE_DEFAULT, MODE_SAVED };
 /* Appends the pages asked for; page 3Fh, subpage FFh: all. Sets the sense when there are none. */
 void mode_write_pages(struct scsi_task *task, enum mode_control control, struct writer *w);
+/* What mode.c keeps with the disk is read into the first view; blocking, at the LU's creation. */
+int mode_load(struct scsi_lu *lu, struct unit_view *view);
+/* The view's flags that follow from the mode bits. */
+void mode_apply(struct unit_view *next);
+
+/* ---- Work on the whole disk (job.c): FORMAT UNIT, SANITIZE, self-tests ---- */
+
+int job_create(struct scsi_lu *lu);
+void job_destroy(struct scsi_lu *lu);
+/* What was under way when the process ended: into the first view. Blocking, at the LU's creation. */
+int job_load(struct scsi_lu *lu, struct unit_view *view);
+/* Why the unit is not ready for a command that may not run while it is rewritten, and how far it is;
+ * false: it is. */
+bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct sense_data *sense);
 
 /* ---- The functions of the rows ---- */
 
-void cmd_test_unit_ready(struct scsi_task *task);
-void cmd_request_sense(struct scsi_task *task);
-void cmd_inquiry(struct scsi_task *task);
-void cmd_mode_sense_6(struct scsi_task *task);
-void cmd_mode_sense_10(struct scsi_task *task);
-void cmd_report_luns(struct scsi_task *task);
-void cmd_report_supported_opcodes(struct scsi_task *task);
-
-void cmd_start_stop_unit(struct scsi_task *task);
-void cmd_read_capacity_10(struct scsi_task *task);
-void cmd_read_capacity_16(struct scsi_task *task);
-void cmd_read(struct scsi_task *task);
-void cmd_write(struct scsi_task *task);
-void cmd_synchronize_cache(struct scsi_task *task);
+#define CMD(opcode, action, name, dir, conflict, flags, seconds, run, len, ...) \
+	void run(struct scsi_task *task);
+#include "scsi/commands.def"
+#undef CMD
 
 #endif

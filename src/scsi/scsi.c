@@ -1,6 +1,5 @@
 /*
- * Logical units and targets: made at start-up, immutable while the loops run. Apart from nexus.c,
- * whose objects come and go on the loops.
+ * Logical units and targets. Apart from nexus.c, whose objects come and go on the loops.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -9,33 +8,43 @@
 #include "scsi/impl.h"
 
 /* Four characters hold the beginning of a longer version, without a dot at its end: 0.1 of 0.1.0. */
-static void copy_revision(struct scsi_lu *lu, const char *version)
+static void copy_revision(struct lu_state *state, const char *version)
 {
 	size_t len;
 
-	str_copy(lu->revision, sizeof(lu->revision), version);
-	len = strlen(lu->revision);
-	if (len > 0 && lu->revision[len - 1] == '.')
-		lu->revision[len - 1] = '\0';
+	str_copy(state->revision, sizeof(state->revision), version);
+	len = strlen(state->revision);
+	if (len > 0 && state->revision[len - 1] == '.')
+		state->revision[len - 1] = '\0';
+}
+
+static int first_state(struct lu_state *state, const struct scsi_lu_config *config)
+{
+	const char *vendor = config->vendor != NULL ? config->vendor : "SPINDLE";
+	const char *product = config->product != NULL ? config->product : "VIRTUAL-DISK";
+
+	if (!str_copy(state->vendor, sizeof(state->vendor), vendor) ||
+	    !str_copy(state->product, sizeof(state->product), product))
+		return -EINVAL;
+	copy_revision(state, config->revision != NULL ? config->revision : SPINDLE_VERSION);
+	return 0;
 }
 
 int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 			const struct scsi_lu_config *config)
 {
 	struct scsi_lu *lu = calloc(1, sizeof(*lu));
+	int err;
 
 	if (lu == NULL)
 		return -ENOMEM;
 	lu->unit = unit;
 	lu->info = bdev_info(unit_bdev(unit));
-	if (!str_copy(lu->vendor, sizeof(lu->vendor),
-		      config->vendor != NULL ? config->vendor : "SPINDLE") ||
-	    !str_copy(lu->product, sizeof(lu->product),
-		      config->product != NULL ? config->product : "VIRTUAL-DISK")) {
+	err = first_state(lu_state_edit(unit_first_view(unit)), config);
+	if (err < 0) {
 		free(lu);
-		return -EINVAL;
+		return err;
 	}
-	copy_revision(lu, config->revision != NULL ? config->revision : SPINDLE_VERSION);
 	*out = lu;
 	return 0;
 }

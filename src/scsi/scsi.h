@@ -11,7 +11,7 @@
 
 #include "unit/unit.h"
 
-/* ---- Logical units and targets: built before the loops run, then immutable
+/* ---- Logical units and targets
  * ------------------------------------------- */
 
 struct scsi_lu;
@@ -23,11 +23,24 @@ struct scsi_lu_config {
 };
 
 /* A direct access block device (SBC-3) on `unit`, which the caller keeps and destroys afterwards.
- */
+ * Blocking: reads what is kept with the disk. */
 int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 			const struct scsi_lu_config *config);
+/* Stopped, and in no target. */
 void scsi_lu_destroy(struct scsi_lu *lu);
 struct unit *scsi_lu_unit(const struct scsi_lu *lu);
+/* Work on the whole disk that an earlier process left undone goes on. On any loop. */
+void scsi_lu_start(struct scsi_lu *lu);
+/* Such work stops as soon as it can; it goes on when the disk is served again. `stopped` comes on
+ * `loop`, later. */
+void scsi_lu_stop(struct scsi_lu *lu, struct loop *loop, void (*stopped)(void *arg), void *arg);
+/* PUBLISH of other INQUIRY data; the owner fills op->loop and op->done, and keeps the strings until
+ * then. NULL: as it is. -EINVAL: too long. */
+struct scsi_inquiry_op {
+	struct unit_op op;
+	struct scsi_lu_config config;
+};
+void scsi_lu_set_inquiry(struct scsi_lu *lu, struct scsi_inquiry_op *op);
 
 #define SCSI_NAME_MAX 223 /* bytes of an iSCSI name (RFC 7143 4.2.7.1) */
 
@@ -35,8 +48,25 @@ struct unit *scsi_lu_unit(const struct scsi_lu *lu);
 int scsi_target_create(struct scsi_target **out, const char *name);
 void scsi_target_destroy(struct scsi_target *t);
 const char *scsi_target_name(const struct scsi_target *t);
-/* `lun` below 256, one LU each; -EEXIST. */
+/* `lun` below 256, one LU each; -EEXIST. Before a nexus is opened. */
 int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu);
+
+/* The same while nexuses are open: each attaches to the new LU or aborts its tasks at the old one and
+ * detaches, and hears REPORTED LUNS DATA HAS CHANGED at its other LUNs. One after another. */
+struct scsi_lun_op {
+	struct scsi_target *target;
+	uint16_t lun;
+	struct scsi_lu *lu; /* NULL: the LUN goes */
+	struct loop *loop;  /* the submitter's; `done` comes there, later */
+	/* 0 when all nexuses have done it; -EEXIST, -ENOENT, -ENOMEM: nothing has changed. */
+	void (*done)(struct scsi_lun_op *op, int err);
+	/* private */
+	struct loop_msg msg;
+	struct list link;
+	unsigned waiting;
+	int err;
+};
+void scsi_target_change_lun(struct scsi_lun_op *op);
 
 /* ---- The transport's side
  * ------------------------------------------------------------------------------------------------
@@ -48,6 +78,9 @@ struct scsi_seg;
 struct scsi_transport {
 	const char *name;
 	uint8_t protocol_id; /* SPC-4 table 477: iSCSI 5h */
+	/* The task management functions it carries out: bytes 0 and 1 of REPORT SUPPORTED TASK
+	 * MANAGEMENT FUNCTIONS (SPC-4 table 301). */
+	uint8_t task_management[2];
 	/*
 	 * Moves the bytes [off, off + len) of the command's data and answers by scsi_moved(seg,
 	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
@@ -100,16 +133,18 @@ enum scsi_attr { SCSI_UNTAGGED, SCSI_SIMPLE, SCSI_ORDERED, SCSI_HEAD_OF_QUEUE, S
 enum scsi_status {
 	SCSI_GOOD = 0x00,
 	SCSI_CHECK_CONDITION = 0x02,
+	SCSI_CONDITION_MET = 0x04,
 	SCSI_BUSY = 0x08,
 	SCSI_RESERVATION_CONFLICT = 0x18,
 	SCSI_TASK_SET_FULL = 0x28,
 	SCSI_TASK_ABORTED = 0x40,
 };
 
-#define SCSI_CDB_MAX   32
-#define SCSI_SENSE_MAX 96
-#define SCSI_SEG_MAX   LOOP_BUF_MAX
-#define SCSI_SEG_IOV   4
+#define SCSI_CDB_MAX     32
+#define SCSI_SENSE_MAX   96
+#define SCSI_SEG_MAX     LOOP_BUF_MAX
+#define SCSI_SEG_IOV     4
+#define SCSI_GATHER_BUFS 8 /* COMPARE AND WRITE of 255 blocks of 4096 bytes, twice */
 
 /* A piece of a command's data: at most SCSI_SEG_MAX bytes. */
 struct scsi_seg {

@@ -16,11 +16,20 @@ static const struct sense_row sense_rows[] = {
 #undef SENSE_ROW
 };
 
-/* Sense key specific: the field in error (SPC-4 4.5.2.4.2). All of our pointers are into CDBs. */
-static void put_field(uint8_t p[static 3], const struct sense_data *sense)
+/* Sense key specific: the field in error, or how far it is (SPC-4 4.5.2.4.2, 4.5.2.4.4). */
+static bool has_specific(const struct sense_data *sense)
 {
-	p[0] = low_u8(0x80 /* SKSV */ | 0x40 /* C/D */ | 0x08 /* BPV */ | sense->field_bit);
-	store_be16(p + 1, sense->field_byte);
+	return sense->has_field || sense->has_progress;
+}
+
+static void put_specific(uint8_t p[static 3], const struct sense_data *sense)
+{
+	const uint8_t in_cdb = sense->field_in_parameters ? 0 : 0x40; /* C/D */
+
+	p[0] = 0x80; /* SKSV */
+	if (sense->has_field)
+		p[0] |= low_u8(in_cdb | 0x08 /* BPV */ | sense->field_bit);
+	store_be16(p + 1, sense->has_field ? sense->field_byte : sense->progress);
 }
 
 /* SPC-4 4.5.3 */
@@ -39,8 +48,8 @@ static size_t build_fixed(uint8_t *p, const struct sense_data *sense)
 	p[7] = 18 - 8;
 	p[12] = row->asc;
 	p[13] = row->ascq;
-	if (sense->has_field)
-		put_field(p + 15, sense);
+	if (has_specific(sense))
+		put_specific(p + 15, sense);
 	return 18;
 }
 
@@ -61,10 +70,10 @@ static size_t build_descriptors(uint8_t *p, const struct sense_data *sense)
 		store_be64(p + len + 4, sense->information);
 		len += 12;
 	}
-	if (sense->has_field) {
+	if (has_specific(sense)) {
 		p[len] = 0x02;
 		p[len + 1] = 0x06;
-		put_field(p + len + 4, sense);
+		put_specific(p + len + 4, sense);
 		len += 8;
 	}
 	p[7] = low_u8(len - 8);
@@ -77,13 +86,21 @@ size_t sense_build(uint8_t buf[static SENSE_BYTES_MAX], const struct sense_data 
 	return format == SENSE_FIXED ? build_fixed(buf, sense) : build_descriptors(buf, sense);
 }
 
+/* D_SENSE of the control mode page (SPC-4 7.5.8). */
+static enum sense_format format_for(const struct scsi_task *task)
+{
+	const bool descriptors =
+		task->itl != NULL && itl_state(task->itl)->mode & 1u << MODE_D_SENSE;
+
+	return descriptors ? SENSE_DESCRIPTOR : SENSE_FIXED;
+}
+
 void task_sense_data(struct scsi_task *task, const struct sense_data *sense)
 {
 	if (task->status != SCSI_GOOD)
 		return;
 	task->status = SCSI_CHECK_CONDITION;
-	/* D_SENSE is 0 and not changeable (mode.c). */
-	task->sense_len = low_u8(sense_build(task->sense, sense, SENSE_FIXED));
+	task->sense_len = low_u8(sense_build(task->sense, sense, format_for(task)));
 }
 
 void scsi_task_sense(struct scsi_task *task, enum sense sense)
@@ -95,6 +112,15 @@ void task_bad_field(struct scsi_task *task, unsigned byte, unsigned bit)
 {
 	task_sense_data(task, &(struct sense_data){.sense = SENSE_INVALID_FIELD_IN_CDB,
 						   .has_field = true,
+						   .field_byte = low_u16(byte),
+						   .field_bit = low_u8(bit)});
+}
+
+void task_bad_parameter(struct scsi_task *task, unsigned byte, unsigned bit)
+{
+	task_sense_data(task, &(struct sense_data){.sense = SENSE_INVALID_FIELD_IN_PARAMETER_LIST,
+						   .has_field = true,
+						   .field_in_parameters = true,
 						   .field_byte = low_u16(byte),
 						   .field_bit = low_u8(bit)});
 }
@@ -113,10 +139,12 @@ static const struct error_row {
 	{-EDQUOT, false, SCSI_CHECK_CONDITION, SENSE_SPACE_ALLOCATION_FAILED, false},
 	{-EROFS, false, SCSI_CHECK_CONDITION, SENSE_WRITE_PROTECTED, false},
 	{-ERANGE, false, SCSI_CHECK_CONDITION, SENSE_LBA_OUT_OF_RANGE, true},
+	{-ENODEV, false, SCSI_CHECK_CONDITION, SENSE_NOT_READY_MISSING, false},
 	{-ENOMEDIUM, false, SCSI_CHECK_CONDITION, SENSE_NOT_READY_STOPPED, false},
 	{-EACCES, false, SCSI_RESERVATION_CONFLICT, SENSE_NONE, false},
 	{-ENOMEM, false, SCSI_TASK_SET_FULL, SENSE_NONE, false},
 	{-ETIMEDOUT, false, SCSI_BUSY, SENSE_NONE, false},
+	{-EBUSY, false, SCSI_BUSY, SENSE_NONE, false},
 };
 
 void task_errno(struct scsi_task *task, int err, enum io_op op, uint64_t lba)

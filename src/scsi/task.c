@@ -93,14 +93,31 @@ static bool check_unit_attention(struct scsi_task *task)
 	return false;
 }
 
+/* States of a unit, the one that is told first on top, and the commands that each stops: those with
+ * this flag, or all but those with that one. */
+static const struct {
+	unsigned state, stops, spares;
+	enum sense sense;
+} device_states[] = {
+	{UNIT_MISSING, 0, CMD_WHEN_STOPPED, SENSE_NOT_READY_MISSING},
+	{UNIT_STOPPED, 0, CMD_WHEN_STOPPED, SENSE_NOT_READY_STOPPED},
+	{UNIT_WRITE_PROTECTED, CMD_CHANGES_DATA, 0, SENSE_WRITE_PROTECTED},
+	{UNIT_SOFT_PROTECTED, CMD_CHANGES_DATA, 0, SENSE_SOFT_PROTECTED},
+};
+
 static bool check_device_state(struct scsi_task *task, const struct unit_view *view)
 {
-	if ((view->flags & UNIT_STOPPED) && !(task->cmd->flags & CMD_WHEN_STOPPED)) {
-		scsi_task_sense(task, SENSE_NOT_READY_STOPPED);
-		return false;
-	}
-	if ((view->flags & UNIT_WRITE_PROTECTED) && (task->cmd->flags & CMD_CHANGES_DATA)) {
-		scsi_task_sense(task, SENSE_WRITE_PROTECTED);
+	const unsigned flags = task->cmd->flags;
+
+	if (view->flags == 0)
+		return true;
+	for (size_t i = 0; i < ARRAY_LEN(device_states); i++) {
+		const unsigned stops = device_states[i].stops;
+
+		if (!(view->flags & device_states[i].state) || flags & device_states[i].spares ||
+		    (stops != 0 && !(flags & stops)))
+			continue;
+		scsi_task_sense(task, device_states[i].sense);
 		return false;
 	}
 	return true;
@@ -189,7 +206,7 @@ void scsi_task_run(struct scsi_task *task)
  * that moves nothing leaves over whatever was expected (RFC 7143 11.4.5). */
 static void set_residual(struct scsi_task *task)
 {
-	const enum scsi_dir dir = task->cmd != NULL ? task->cmd->dir : SCSI_NO_DATA;
+	const enum scsi_dir dir = task->cmd != NULL ? task->cmd->dir : SCSI_DATA_NONE;
 	uint64_t expected = 0, done = task->data_len;
 
 	if (dir == SCSI_DATA_IN && task->reads)

@@ -65,7 +65,7 @@ static void write_name(struct writer *w, const char *name)
 
 static void write_identification(const struct scsi_task *task, struct writer *w)
 {
-	const struct scsi_lu *lu = task->itl->lu;
+	const struct lu_state *lu = itl_state(task->itl);
 	const struct unit_identity *id = identity_of(task);
 	size_t at;
 

@@ -53,8 +53,10 @@ struct store_type {
 	int (*open)(struct store **out, struct loop_set *set, const struct store_type *const *types,
 		    char *rest, const struct store_config *config, struct diag *d);
 	void (*close)(struct store *s); /* frees it, too */
-	/* The store is quiesced. Blocking. NULL: its size is fixed. */
+	/* See store_resize; sets info.size. NULL: its size is fixed. */
 	int (*resize)(struct store *s, uint64_t size);
+	/* See store_probe; the core has filled in what follows from info. NULL: nothing ever changes. */
+	int (*probe)(struct store *s, struct store_status *status);
 
 	/* Each ends by io_end(io, err). NULL: the core refuses or emulates; without `write` the
 	 * store is read-only, `read` must exist. A `zero` that ends -EOPNOTSUPP is emulated, too.

@@ -26,6 +26,10 @@ struct store_info {
 	uint32_t optimal_io;                    /* bytes; 0: unknown */
 	uint32_t discard_granularity, discard_alignment; /* bytes; granularity 0: cannot discard */
 	bool discard_zeroes; /* what is discarded surely reads as zeros */
+	bool keeps_tags;     /* store_tag_set works */
+	/* As the device itself says (SBC-3 6.6.4); 0: it does not. */
+	uint16_t rotation_rate; /* 1: does not rotate; else revolutions a minute */
+	uint8_t form_factor;
 };
 
 struct store_config {
@@ -39,7 +43,7 @@ int store_open(struct store **out, struct loop_set *set, const struct store_type
 	       const char *spec, const struct store_config *config, struct diag *d);
 /* No io is in flight. Blocking. */
 void store_close(struct store *s);
-/* Fixed while the store is open. */
+/* Fixed while the store is open, but for what store_resize changes. */
 const struct store_info *store_info(const struct store *s);
 /* "file", "ram", ... */
 const char *store_type_name(const struct store *s);
@@ -65,6 +69,22 @@ void store_release(struct store *s, struct loop *loop, uint64_t off, uint64_t le
 ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap);
 int store_tag_set(struct store *s, const char *name, const void *buf, size_t len);
 int store_fingerprint(struct store *s, char *buf, size_t cap);
+
+/* Gives the store this size, or takes over the size it has by now (0). The store is quiesced, or only
+ * grows (`info.size` is read by nobody but those who wait for this). Never shrinks: -ERANGE.
+ * -EOPNOTSUPP: its size is fixed. Blocking. */
+int store_resize(struct store *s, uint64_t size);
+
+struct store_status {
+	uint64_t size;                 /* bytes it could have after store_resize(s, 0) */
+	bool read_only;                /* takes no writes now */
+	bool flush_failed;             /* what was acknowledged may be lost: no writes any more */
+	uint64_t allocated, available; /* bytes of space; UINT64_MAX: unknown */
+};
+
+/* How it is now: 0, or -errno when its disk is not there (any more). A store that is back after that
+ * is the same disk as before. Any thread, also while I/O is under way. Blocking. */
+int store_probe(struct store *s, struct store_status *out);
 
 /* For tests of a fault store: everything that a rule made hang goes on, as if the hang were over
  * now; what comes later hangs as before. Any thread, and loops need not run yet. -EINVAL: not a

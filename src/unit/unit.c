@@ -67,6 +67,11 @@ struct bdev *unit_bdev(const struct unit *u)
 	return u->bdev;
 }
 
+struct unit_view *unit_first_view(struct unit *u)
+{
+	return u->view;
+}
+
 const struct unit_identity *unit_identity(const struct unit *u)
 {
 	return &u->identity;

@@ -39,10 +39,17 @@ struct channel;
  * ---------------------------------------------------------------------------- */
 
 enum unit_flags {
-	UNIT_WRITE_PROTECTED = 1,
-	UNIT_STOPPED = 2,     /* by START STOP UNIT */
-	UNIT_LOCKS_ARMED = 4, /* writes take range locks; set and cleared under a QUIESCE */
+	UNIT_WRITE_PROTECTED = 1, /* by the store, or by who exports it */
+	UNIT_STOPPED = 2,         /* by START STOP UNIT */
+	UNIT_LOCKS_ARMED = 4,     /* writes take range locks; set and cleared under a QUIESCE */
+	UNIT_MISSING = 8,         /* the store has lost its disk */
+	UNIT_SOFT_PROTECTED = 16, /* by a client (SWP in a mode page) */
+	UNIT_WRITE_THROUGH = 32,  /* the write cache is off: WRITE and ZERO get IO_FUA */
+	UNIT_REWRITING = 64, /* only UNIT_IO_INTERNAL passes: the whole disk is being rewritten */
 };
+
+/* The personality's part of a view, copied from one to the next, of which unit knows nothing. */
+#define UNIT_DEVICE_BYTES 1024
 
 /* Immutable once published. A pointer to it is good until the callback that asked for it returns.
  */
@@ -51,11 +58,15 @@ struct unit_view {
 	uint64_t size;       /* bytes in force */
 	unsigned flags;
 	uint64_t holder; /* the only nexus whose I/O may pass; 0: everyone's */
+	_Alignas(8) uint8_t device[UNIT_DEVICE_BYTES];
 };
 
-/* What a PUBLISH tells the attachments. */
+/* What a PUBLISH tells the attachments. Bits from UNIT_CHANGED_DEVICE on are the personality's. */
 enum unit_changes {
 	UNIT_CHANGED_SIZE = 1,
+	UNIT_CHANGED_MEDIUM = 2,     /* a lost disk is back */
+	UNIT_CHANGED_PROTECTION = 4, /* write protection, on or off */
+	UNIT_CHANGED_DEVICE = 1 << 8,
 };
 
 /* ---- Life
@@ -83,6 +94,8 @@ int unit_create(struct unit **out, struct loop_set *set, struct bdev *bdev,
 /* Nothing is attached, no operation is running, the loops have stopped. */
 void unit_destroy(struct unit *u);
 struct bdev *unit_bdev(const struct unit *u);
+/* Before anything is attached: the view that it begins with, for its personality to complete. */
+struct unit_view *unit_first_view(struct unit *u);
 const struct unit_identity *unit_identity(const struct unit *u);
 
 /* ---- Attachments: one nexus at one unit.
@@ -144,8 +157,10 @@ struct unit *channel_unit(const struct channel *c);
  *   -ECANCELED  the task was aborted
  *   -ESTALE     `generation` is not 0 and not the view's: check again, submit again
  *   -EACCES     the view has another holder
+ *   -ENODEV     its disk is lost
+ *   -EBUSY      it is being rewritten
  *   -ENOMEDIUM  the unit is stopped (a FLUSH passes: stopping ends with one)
- *   -EROFS      the view is write-protected
+ *   -EROFS      the view is write-protected, by a client or from below
  *   -ERANGE     it does not fit the size in force
  */
 struct unit_io {
@@ -162,7 +177,8 @@ struct unit_io {
 
 /* In io.flags, beside those of enum io_flags. */
 enum unit_io_flags {
-	UNIT_IO_LOCKED = 0x100, /* the owner holds a range lock over it: take none */
+	UNIT_IO_LOCKED = 0x100,   /* the owner holds a range lock over it: take none */
+	UNIT_IO_INTERNAL = 0x200, /* the unit's own work: passes holder and UNIT_REWRITING */
 };
 
 void unit_submit(struct unit_io *uio);
@@ -194,6 +210,10 @@ struct unit_op {
 	 * < 0: the operation ends with it and nothing has changed. NULL (QUIESCE only): nothing
 	 * changes. */
 	int (*edit)(struct unit_op *op, struct unit_view *next);
+	/* PUBLISH, QUIESCE: makes durable what `edit` made, before anybody sees it. On a worker
+	 * thread, where it may block; `next` is not changed any more. < 0: the operation ends with
+	 * it and nothing has changed. NULL: there is nothing to keep. */
+	int (*keep)(struct unit_op *op, const struct unit_view *next);
 	unsigned changes; /* PUBLISH, QUIESCE: what the attachments are told; edit may set it */
 	/* QUIESCE: on the steward's loop while nothing is in the store; ends by unit_op_acted(). Or
 	 * NULL. */
@@ -229,6 +249,60 @@ struct unit_part *unit_parts_create(const struct unit *u);
 void unit_op_cancel(struct unit_op *op);
 /* On the steward's loop. */
 void unit_op_acted(struct unit_op *op, int err);
+
+/* ---- Atomic updates: read-modify-write of some blocks, undisturbed by any write.
+ * ------------------------------------------------------------------------------------
+ *
+ * The view has UNIT_LOCKS_ARMED, else unit_arm() first. Take an exclusive range lock of the bdev,
+ * and look at the view again: without the flag the locks were disarmed meanwhile, so unlock and
+ * begin anew. The first I/O carries that view's generation, all of it UNIT_IO_LOCKED; -ESTALE: look
+ * again. While the lock is held the flag stays. */
+
+/* A QUIESCE that arms the range locks; the owner fills unit, loop, nexus_id, task, timeout_ns, done.
+ * They are disarmed again when no exclusive lock was taken for a while. */
+void unit_arm(struct unit_op *op);
+
+/* ---- Live change
+ * -------------------------------------------------------------------------------------------- */
+
+/* QUIESCE: takes over the size that the store has by now, or (size not 0) gives it that one. The
+ * owner fills unit, loop, timeout_ns, done. -ERANGE: it would shrink. */
+void unit_resize(struct unit_op *op, uint64_t size);
+/* PUBLISH: write protection on or off, by who exports it. The owner fills unit, loop, done. -EROFS:
+ * the store below is read-only. */
+enum unit_protection { UNIT_READ_WRITE, UNIT_READ_ONLY };
+void unit_protect(struct unit_op *op, enum unit_protection protection);
+
+enum unit_event {
+	UNIT_EVENT_GREW,
+	UNIT_EVENT_LOST, /* NOT READY until it is back */
+	UNIT_EVENT_BACK,
+	UNIT_EVENT_READ_ONLY, /* the store takes no writes any more */
+	UNIT_EVENT_WRITABLE,
+	UNIT_EVENT_FLUSH_FAILED, /* acknowledged writes may be lost; read-only from here on */
+};
+
+/* Space of the store below, as of the last look at it. */
+struct unit_usage {
+	uint64_t allocated, available; /* bytes; UINT64_MAX: unknown */
+};
+
+/* Looks after the store: every few seconds, and when an I/O ended so that it might be lost, asks it
+ * how it is (store_probe) and publishes what changed: size, protection, lost and back. */
+struct unit_watch_config {
+	uint64_t interval_ns;
+	/* On the steward's loop. May be NULL. */
+	void (*event)(void *arg, struct unit *u, enum unit_event event);
+	void *arg;
+};
+/* On any thread, once, when the loops run or before; what `config` says is copied. */
+int unit_watch_start(struct unit *u, const struct unit_watch_config *config);
+/* On any loop; `stopped` comes on it, later: nothing of the watch runs any more. */
+void unit_watch_stop(struct unit *u, struct loop *loop, void (*stopped)(void *arg), void *arg);
+/* Any thread: look now. */
+void unit_watch_now(struct unit *u);
+/* Any thread. */
+struct unit_usage unit_usage(const struct unit *u);
 
 /* ---- Counters
  * -------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ static char *read_file(const char *name)
 static void each_piece_of_code_is_in_the_tree(void **state)
 {
 	char *page = read_file("docs/howto/add-a-scsi-command.md");
-	char *commands = read_file("src/scsi/commands.c"), *sbc = read_file("src/scsi/cmd_sbc.c");
+	char *commands = read_file("src/scsi/commands.def"), *sbc = read_file("src/scsi/cmd_sbc.c");
 	unsigned pieces = 0;
 
 	for (char *p = page; (p = strstr(p, "```c\n")) != NULL; pieces++) {

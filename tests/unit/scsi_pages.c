@@ -71,26 +71,45 @@ static void standard_inquiry(void **state)
 	expect_bytes(AT(3, 255, 0x12, 0, 0, 1, 0, 0), want, 96);
 }
 
+/* A unit that nothing is attached to. */
+static struct unit *fresh_unit(void)
+{
+	const struct store_config sc = {.size = 0};
+	const struct bdev_config bc = {.block_size = 512};
+	const struct unit_identity id = {.serial = FX_SERIAL};
+	struct store *store;
+	struct bdev *bdev;
+	struct unit *unit;
+
+	assert_int_equal(store_open(&store, fx.set, fx_types, "ram:1M", &sc, NULL), 0);
+	assert_int_equal(bdev_create(&bdev, store, &bc, NULL), 0);
+	assert_int_equal(unit_create(&unit, fx.set, bdev, &id, 0), 0);
+	return unit;
+}
+
 static void names_of_the_disk_can_be_set(void **state)
 {
+	struct unit *unit = fresh_unit();
+	const struct lu_state *names = lu_state_of(unit_first_view(unit));
 	struct scsi_lu *lu;
 	struct scsi_lu_config c = {.vendor = "ACME", .product = "ROCKET", .revision = "12345"};
 
-	assert_int_equal(scsi_lu_create_disk(&lu, fx.units[0], &c), 0);
-	assert_string_equal(lu->vendor, "ACME");
-	assert_string_equal(lu->product, "ROCKET");
-	assert_string_equal(lu->revision, "1234");
-	assert_ptr_equal(scsi_lu_unit(lu), fx.units[0]);
+	assert_int_equal(scsi_lu_create_disk(&lu, unit, &c), 0);
+	assert_string_equal(names->vendor, "ACME");
+	assert_string_equal(names->product, "ROCKET");
+	assert_string_equal(names->revision, "1234");
+	assert_ptr_equal(scsi_lu_unit(lu), unit);
 	scsi_lu_destroy(lu);
 	c.revision = "1.2.3";
-	assert_int_equal(scsi_lu_create_disk(&lu, fx.units[0], &c), 0);
-	assert_string_equal(lu->revision, "1.2");
+	assert_int_equal(scsi_lu_create_disk(&lu, unit, &c), 0);
+	assert_string_equal(names->revision, "1.2");
 	scsi_lu_destroy(lu);
 	c.vendor = "NINE CHAR";
-	assert_int_equal(scsi_lu_create_disk(&lu, fx.units[0], &c), -EINVAL);
+	assert_int_equal(scsi_lu_create_disk(&lu, unit, &c), -EINVAL);
 	c.vendor = NULL;
 	c.product = "SEVENTEEN LETTERS";
-	assert_int_equal(scsi_lu_create_disk(&lu, fx.units[0], &c), -EINVAL);
+	assert_int_equal(scsi_lu_create_disk(&lu, unit, &c), -EINVAL);
+	unit_destroy(unit);
 }
 
 static void a_target_has_a_name_of_bounded_length(void **state)
