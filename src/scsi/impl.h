@@ -358,6 +358,23 @@ int job_load(struct scsi_lu *lu, struct unit_view *view);
  * false: it is. */
 bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct sense_data *sense);
 
+/* The last self-tests, as log page 10h tells them (SPC-4 7.3.19), the newest first; one that runs is
+ * among them. Any loop. */
+#define SELF_TESTS_KEPT 20
+#define SELF_TEST_RUNS  0xf
+
+struct self_test_result {
+	uint8_t code;   /* SELF-TEST CODE, 0: the default self-test */
+	uint8_t result; /* SELF-TEST RESULTS: 0 passed, SELF_TEST_RUNS it has not ended */
+	uint8_t number; /* of the segment that failed, 0: none did */
+	uint16_t power_on_hours;
+	uint64_t first_failure; /* its LBA; UINT64_MAX: none */
+	enum sense sense;       /* SENSE_NONE unless it failed */
+};
+
+/* Their number. */
+unsigned job_self_tests(const struct scsi_lu *lu, struct self_test_result out[SELF_TESTS_KEPT]);
+
 /* ---- The functions of the rows ---- */
 
 #define CMD(opcode, action, name, dir, conflict, flags, seconds, run, len, ...) \
