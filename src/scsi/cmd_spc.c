@@ -130,7 +130,7 @@ static void write_timeouts(const struct scsi_cmd *cmd, struct writer *w)
 	write_be32(w, cmd->recommended_s);
 }
 
-static void write_all_commands(bool timeouts, struct writer *w)
+static void write_all_commands(const struct scsi_lu *lu, bool timeouts, struct writer *w)
 {
 	const struct scsi_cmd_list list = scsi_commands();
 
@@ -139,6 +139,8 @@ static void write_all_commands(bool timeouts, struct writer *w)
 		const struct scsi_cmd *cmd = &list.rows[i];
 		const bool servactv = cmd->service_action != CMD_NO_SA;
 
+		if (!scsi_cmd_exists(cmd, lu))
+			continue;
 		write_u8(w, cmd->opcode);
 		write_u8(w, 0);
 		write_be16(w, servactv ? cmd->service_action : 0);
@@ -151,7 +153,8 @@ static void write_all_commands(bool timeouts, struct writer *w)
 	writer_patch_be32(w, 0, low_u32(w->len - 4));
 }
 
-static void write_one_command(const struct scsi_cmd *cmd, bool timeouts, struct writer *w)
+static void write_one_command(const struct scsi_cmd *cmd, const struct scsi_lu *lu, bool timeouts,
+			      struct writer *w)
 {
 	uint8_t usage[SCSI_CDB_MAX];
 
@@ -161,7 +164,7 @@ static void write_one_command(const struct scsi_cmd *cmd, bool timeouts, struct 
 		write_be16(w, 0);
 		return;
 	}
-	scsi_cmd_usage(cmd, usage);
+	scsi_cmd_usage(cmd, lu, usage);
 	write_u8(w, low_u8((timeouts ? 0x80u : 0) | 0x03)); /* as the standard says */
 	write_be16(w, cmd->cdb_len);
 	write_bytes(w, usage, cmd->cdb_len);
@@ -182,8 +185,8 @@ static struct request find_request(const struct scsi_task *task)
 	const uint16_t action = load_be16(task->cdb + 4);
 	struct request r;
 
-	r.cmd = scsi_cmd_find(&task->nexus->target->index, task->cdb[3], low_u8(action),
-			      &r.opcode_known);
+	r.cmd = scsi_cmd_find(&task->nexus->target->index, task->itl->lu, task->cdb[3],
+			      low_u8(action), &r.opcode_known);
 	r.has_actions = r.opcode_known && (r.cmd == NULL || r.cmd->service_action != CMD_NO_SA);
 	/* An action that a CDB could not even carry. */
 	if (r.has_actions && action > 0x1f)
@@ -222,8 +225,8 @@ void cmd_report_supported_opcodes(struct scsi_task *task)
 	if (!option_fits(option, &r))
 		task_bad_field(task, 2, 2);
 	else if (option == REPORT_ALL)
-		write_all_commands(timeouts, &w);
+		write_all_commands(task->itl->lu, timeouts, &w);
 	else
-		write_one_command(r.cmd, timeouts, &w);
+		write_one_command(r.cmd, task->itl->lu, timeouts, &w);
 	reply_send(task, &w);
 }

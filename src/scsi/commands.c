@@ -15,6 +15,7 @@
 #define GROUP       0x1f /* GROUP NUMBER */
 #define CONTROL     0x00 /* NACA is refused (SAM-5 5.2, NORMACA is 0), the rest is not ours */
 #define SYNC_FLAGS  0x06 /* SYNC_NV, IMMED */
+#define UNMAP_BIT   0x08u
 #define START_FLAGS 0x05 /* NO_FLUSH, START. No power conditions, nothing to eject. */
 
 #define ALWAYS (CMD_ANY_LUN | CMD_BYPASS | CMD_UA_EXEMPT | CMD_WHEN_STOPPED)
@@ -58,20 +59,27 @@ void scsi_cmd_index_init(struct scsi_cmd_index *index)
 	}
 }
 
-const struct scsi_cmd *scsi_cmd_find(const struct scsi_cmd_index *index, uint8_t opcode,
-				     uint8_t service_action, bool *opcode_known)
+bool scsi_cmd_exists(const struct scsi_cmd *cmd, const struct scsi_lu *lu)
 {
-	const struct scsi_cmd *cmd;
+	return !(cmd->flags & CMD_THIN) || lu == NULL || lu_can_unmap(lu);
+}
+
+const struct scsi_cmd *scsi_cmd_find(const struct scsi_cmd_index *index, const struct scsi_lu *lu,
+				     uint8_t opcode, uint8_t service_action, bool *opcode_known)
+{
 	unsigned i = index->first[opcode];
 
-	*opcode_known = i != 0;
+	*opcode_known = false;
 	if (i == 0)
 		return NULL;
-	cmd = &commands[i - 1];
-	if (cmd->service_action == CMD_NO_SA)
-		return cmd;
-	for (; cmd < commands + ARRAY_LEN(commands) && cmd->opcode == opcode; cmd++) {
-		if (cmd->service_action == (service_action & 0x1f))
+	for (i--; i < ARRAY_LEN(commands) && commands[i].opcode == opcode; i++) {
+		const struct scsi_cmd *cmd = &commands[i];
+
+		if (!scsi_cmd_exists(cmd, lu))
+			continue;
+		*opcode_known = true;
+		if (cmd->service_action == CMD_NO_SA ||
+		    cmd->service_action == (service_action & 0x1f))
 			return cmd;
 	}
 	return NULL;
@@ -101,10 +109,13 @@ bool scsi_cmd_reserved_bit(const struct scsi_cmd *cmd, const uint8_t cdb[static 
 	return false;
 }
 
-void scsi_cmd_usage(const struct scsi_cmd *cmd, uint8_t usage[static SCSI_CDB_MAX])
+void scsi_cmd_usage(const struct scsi_cmd *cmd, const struct scsi_lu *lu,
+		    uint8_t usage[static SCSI_CDB_MAX])
 {
 	memcpy(usage, cmd->mask, SCSI_CDB_MAX);
 	usage[0] = cmd->opcode;
+	if (cmd->flags & CMD_UNMAP_BIT && lu != NULL && !lu_can_unmap(lu))
+		usage[1] &= low_u8(~UNMAP_BIT);
 	if (cmd->service_action != CMD_NO_SA)
 		usage[1] = low_u8((cmd->mask[1] & ~0x1fu) | cmd->service_action);
 }

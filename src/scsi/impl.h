@@ -29,6 +29,8 @@ enum scsi_cmd_flags {
 	CMD_WHEN_REWRITING = 32,  /* works during and after a failed FORMAT UNIT or SANITIZE */
 	CMD_REPORT_LUNS = 64,     /* clears the unit attention it is the answer to (SPC-4 6.33) */
 	CMD_WELL_KNOWN_LUN = 128, /* answered by the well-known logical unit REPORT LUNS, too */
+	CMD_THIN = 256,           /* exists only where the disk can unmap (lu_can_unmap) */
+	CMD_UNMAP_BIT = 512,      /* its UNMAP bit (byte 1, bit 3) exists only there */
 };
 
 #define CMD_NO_SA 0xff
@@ -62,15 +64,19 @@ struct scsi_cmd_index {
 	uint8_t first[256];
 };
 void scsi_cmd_index_init(struct scsi_cmd_index *index);
-/* The row; NULL: no such command, and *opcode_known says what is missing. `service_action` counts
- * only where the opcode has some. */
-const struct scsi_cmd *scsi_cmd_find(const struct scsi_cmd_index *index, uint8_t opcode,
-				     uint8_t service_action, bool *opcode_known);
+struct scsi_lu;
+/* Whether this logical unit has the command. NULL: no unit in particular, then true. */
+bool scsi_cmd_exists(const struct scsi_cmd *cmd, const struct scsi_lu *lu);
+/* The row; NULL: this unit has no such command, and *opcode_known says what is missing.
+ * `service_action` counts only where the opcode has some. */
+const struct scsi_cmd *scsi_cmd_find(const struct scsi_cmd_index *index, const struct scsi_lu *lu,
+				     uint8_t opcode, uint8_t service_action, bool *opcode_known);
 /* The first bit of the CDB that the row does not allow: true, and where it is. */
 bool scsi_cmd_reserved_bit(const struct scsi_cmd *cmd, const uint8_t cdb[static SCSI_CDB_MAX],
 			   unsigned *byte, unsigned *bit);
 /* The bits that may be set, mere advice included: what REPORT SUPPORTED OPERATION CODES shows. */
-void scsi_cmd_usage(const struct scsi_cmd *cmd, uint8_t usage[static SCSI_CDB_MAX]);
+void scsi_cmd_usage(const struct scsi_cmd *cmd, const struct scsi_lu *lu,
+		    uint8_t usage[static SCSI_CDB_MAX]);
 
 /* ---- What commands can change of a logical unit: its part of the unit's view ---- */
 
@@ -134,6 +140,12 @@ struct scsi_lu {
 	const struct bdev_info *info;
 	struct lu_job *job; /* work on the whole disk, job.c */
 };
+
+/* Logical block provisioning management (SBC-3 4.7): LBPME, the UNMAP command and all that. */
+static inline bool lu_can_unmap(const struct scsi_lu *lu)
+{
+	return lu->info->discard_blocks != 0;
+}
 
 #define SCSI_LUNS 256
 

@@ -34,9 +34,10 @@ static bool find_lu(struct scsi_task *task)
 
 static bool find_row(struct scsi_task *task)
 {
+	const struct scsi_lu *lu = task->itl != NULL ? task->itl->lu : NULL;
 	bool opcode_known;
 
-	task->cmd = scsi_cmd_find(&task->nexus->target->index, task->cdb[0], task->cdb[1],
+	task->cmd = scsi_cmd_find(&task->nexus->target->index, lu, task->cdb[0], task->cdb[1],
 				  &opcode_known);
 	if (task->itl == NULL && (task->cmd == NULL || !(task->cmd->flags & CMD_ANY_LUN)))
 		scsi_task_sense(task, SENSE_LU_NOT_SUPPORTED);
