@@ -24,6 +24,7 @@ struct bdev {
 	struct store *store;
 	struct bdev_info info;
 	struct range_stripe stripes[RANGE_STRIPES];
+	struct range_lock_use use __attribute__((aligned(64))); /* atomic */
 };
 
 void range_stripes_init(struct bdev *b);

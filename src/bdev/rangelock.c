@@ -15,6 +15,10 @@
  * it changes only under the mutex of the stripe where it waits, and the mutex of the next stripe is
  * taken before that of the last one is let go. So under the mutex of the stripe that next_stripe
  * names, the lock stands in that stripe's queue, and a cancel can take it out.
+ *
+ * Exclusive locks are counted, for who arms and disarms them (unit/arm.c): before their owner can
+ * know that it holds one, and until the owner is done with it. The order of these counts among other
+ * memory is not theirs to make: arm.c says why that is enough.
  */
 #include "bdev/impl.h"
 
@@ -28,6 +32,7 @@ void range_stripes_init(struct bdev *b)
 		s->exclusive = false;
 		list_init(&s->waiting);
 	}
+	b->use = (struct range_lock_use){.held = 0};
 }
 
 void range_stripes_fini(struct bdev *b)
@@ -71,6 +76,25 @@ static void take(struct range_stripe *s, const struct range_lock *lock)
 		s->shared++;
 }
 
+static void count_granted(struct range_lock *lock)
+{
+	struct range_lock_use *use = &lock->bdev->use;
+
+	if (!lock->exclusive)
+		return;
+	__atomic_fetch_add(&use->granted, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&use->held, 1, __ATOMIC_RELAXED);
+}
+
+struct range_lock_use range_lock_use(const struct bdev *b)
+{
+	/* In this order: who is counted as having given its lock back is counted as granted. */
+	return (struct range_lock_use){
+		.held = __atomic_load_n(&b->use.held, __ATOMIC_ACQUIRE),
+		.granted = __atomic_load_n(&b->use.granted, __ATOMIC_RELAXED),
+	};
+}
+
 /* Takes the stripes from `n` on. The stripe before, when there is one, is the caller's to unlock.
  * true: it has all of them. */
 static bool take_rest(struct range_lock *lock, uint32_t n)
@@ -93,6 +117,7 @@ static bool take_rest(struct range_lock *lock, uint32_t n)
 		last = s;
 		n++;
 	}
+	count_granted(lock);
 	set_taken(lock, n);
 	if (last != NULL)
 		pthread_mutex_unlock(&last->mutex);
@@ -153,8 +178,12 @@ bool range_lock(struct bdev *b, struct range_lock *lock)
 
 void range_unlock(struct range_lock *lock)
 {
+	struct range_lock_use *use = &lock->bdev->use;
+
 	CHECK(taken(lock) == lock->nstripes);
 	give_back(lock, lock->nstripes);
+	if (lock->exclusive)
+		__atomic_fetch_sub(&use->held, 1, __ATOMIC_RELEASE);
 }
 
 bool range_lock_cancel(struct range_lock *lock)

@@ -11,7 +11,7 @@
  *       |
  *     locks armed and taken by others? --yes--> LOCKING --granted--> checks again, or PARKED
  *       |no
- *     STORED (inflight) --> done
+ *     STORED (inflight) --> done (a DISCARD may be flushed before that)
  */
 #include "unit/impl.h"
 
@@ -115,34 +115,86 @@ static bool changes_data(enum io_op op)
 	return op == IO_WRITE || op == IO_ZERO || op == IO_DISCARD;
 }
 
+#define PROTECTED   (UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED)
+#define RESTRICTING (PROTECTED | UNIT_STOPPED | UNIT_MISSING | UNIT_REWRITING)
+
 /* A conflict comes before all else that could be said of the I/O. */
+static int check_restrictions(const struct unit_view *v, const struct unit_io *uio)
+{
+	const struct io *io = &uio->io;
+	bool internal = (io->flags & UNIT_IO_INTERNAL) != 0;
+
+	if (v->holder != 0 && v->holder != uio->task->nexus_id && !internal)
+		return -EACCES;
+	if ((v->flags & UNIT_MISSING) != 0)
+		return -ENODEV;
+	if ((v->flags & UNIT_REWRITING) != 0 && !internal)
+		return -EBUSY;
+	if ((v->flags & UNIT_STOPPED) != 0 && io->op != IO_FLUSH)
+		return -ENOMEDIUM;
+	if ((v->flags & PROTECTED) != 0 && changes_data(io->op))
+		return -EROFS;
+	return 0;
+}
+
 static int check(const struct channel *c, const struct unit_io *uio)
 {
 	const struct unit_view *v = c->view;
 	const struct io *io = &uio->io;
+	int err;
 
 	if (uio->task->aborted)
 		return -ECANCELED;
 	if (uio->generation != 0 && uio->generation != v->generation)
 		return -ESTALE;
-	if (v->holder != 0 && v->holder != uio->task->nexus_id)
-		return -EACCES;
-	if (io->op == IO_FLUSH)
-		return 0;
-	if ((v->flags & UNIT_STOPPED) != 0)
-		return -ENOMEDIUM;
-	if ((v->flags & UNIT_WRITE_PROTECTED) != 0 && changes_data(io->op))
-		return -EROFS;
-	if (io->off > v->size || io->len > v->size - io->off)
+	if (v->holder != 0 || (v->flags & RESTRICTING) != 0) {
+		err = check_restrictions(v, uio);
+		if (err != 0)
+			return err;
+	}
+	if (io->op != IO_FLUSH && (io->off > v->size || io->len > v->size - io->off))
 		return -ERANGE;
 	return 0;
 }
 
-static void enter(struct channel *c, struct unit_io *uio, enum uio_state state)
+static void discard_flushed(struct io *io)
 {
+	io->op = IO_DISCARD;
+	stored(io);
+}
+
+/* Still the same passage: it is in the store until the flush has ended, too. */
+static void discarded(struct io *io)
+{
+	struct unit_io *uio = container_of(io, struct unit_io, io);
+
+	if (io->result == 0 && uio->task->aborted)
+		io->result = -ECANCELED;
+	if (io->result != 0) {
+		stored(io);
+		return;
+	}
+	io->op = IO_FLUSH;
+	io->done = discard_flushed;
+	bdev_submit(uio->task->channel->bdev, io);
+}
+
+/*
+ * An I/O that changes data. In write-through nothing may read after a power cut as it did before.
+ * There is no FUA for a discard: one after which old data may be read at any time (SBC-3 4.7.3.5)
+ * promised nothing that could be lost, and the other has its zeros made durable by a flush.
+ */
+static void enter_change(struct channel *c, struct unit_io *uio, enum uio_state state)
+{
+	bool through = (c->view->flags & UNIT_WRITE_THROUGH) != 0;
+
+	if (through && uio->io.op != IO_DISCARD)
+		uio->io.flags |= IO_FUA;
 	c->inflight++;
 	uio->state = state;
 	uio->io.done = stored;
+	if (through && uio->io.op == IO_DISCARD && bdev_info(c->bdev)->discard_zeroes)
+		uio->io.done = discarded;
 	bdev_submit(c->bdev, &uio->io);
 }
 
@@ -163,7 +215,7 @@ static void granted(struct range_lock *lock)
 
 	list_remove(&uio->link);
 	if (err == 0 && !c->closed) {
-		enter(c, uio, UIO_STORED_LOCKED);
+		enter_change(c, uio, UIO_STORED_LOCKED);
 		return;
 	}
 	range_unlock(lock);
@@ -188,6 +240,23 @@ static bool take_lock(struct channel *c, struct unit_io *uio)
 	return false;
 }
 
+static void enter(struct channel *c, struct unit_io *uio)
+{
+	c->inflight++;
+	uio->state = UIO_STORED;
+	uio->io.done = stored;
+	bdev_submit(c->bdev, &uio->io);
+}
+
+/* Changes data while that takes a lock, must be durable, or both. */
+static void start_change(struct channel *c, struct unit_io *uio)
+{
+	if ((c->view->flags & UNIT_LOCKS_ARMED) == 0 || (uio->io.flags & UNIT_IO_LOCKED) != 0)
+		enter_change(c, uio, UIO_STORED);
+	else if (take_lock(c, uio))
+		enter_change(c, uio, UIO_STORED_LOCKED);
+}
+
 /* The channel is open. */
 static void start(struct channel *c, struct unit_io *uio)
 {
@@ -197,11 +266,11 @@ static void start(struct channel *c, struct unit_io *uio)
 		end_early(uio, err);
 		return;
 	}
-	if ((c->view->flags & UNIT_LOCKS_ARMED) == 0 || !changes_data(uio->io.op) ||
-	    (uio->io.flags & UNIT_IO_LOCKED) != 0)
-		enter(c, uio, UIO_STORED);
-	else if (take_lock(c, uio))
-		enter(c, uio, UIO_STORED_LOCKED);
+	if ((c->view->flags & (UNIT_LOCKS_ARMED | UNIT_WRITE_THROUGH)) == 0 ||
+	    !changes_data(uio->io.op))
+		enter(c, uio);
+	else
+		start_change(c, uio);
 }
 
 void unit_submit(struct unit_io *uio)

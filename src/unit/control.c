@@ -7,8 +7,10 @@
  *                        |  QUIESCE              ---- CLOSE --->  gate shut
  *                      CLOSING  <--------------- DRAINED ------   nothing in the store
  *                        |  \ deadline, cancel: err
- *                      ACTING  \    `act`, unit_op_acted(), `edit`
- *                        |      |  PUBLISH comes in here
+ *                      ACTING  \    `act`, unit_op_acted()
+ *                        |      |  PUBLISH comes in here: `edit`
+ *                      KEEPING  |  `keep`, on a worker thread (where there is one)
+ *                        |      |  a PUBLISH that failed is FINISHED
  *                      OPENING <'                ---- OPEN ---->  new view (on an error the old
  *                        |  <------------------- OPENED -------   one), told, gate open
  *   done <------------ FINISHED
@@ -20,6 +22,10 @@
  * `op` belongs to the steward from its arrival there until FINISHED is posted, and to op->loop
  * otherwise. A cancel is a second message, which always comes back, and `done` waits for it: so an
  * owner may free an operation in `done`. The same goes for an ABORT's parts and their recalls.
+ *
+ * While a worker keeps the next view, the steward goes on with everything but the queue: the
+ * operation is still the current one, and nothing ends it before the worker has answered, for what
+ * it does may be durable already.
  */
 #include "unit/impl.h"
 
@@ -28,7 +34,15 @@
 
 enum op_kind { OP_JOIN, OP_PUBLISH, OP_QUIESCE, OP_ABORT };
 
-enum op_state { OP_WAITING, OP_CLOSING, OP_ACTING, OP_OPENING, OP_ABORTING, OP_FINISHED };
+enum op_state {
+	OP_WAITING,
+	OP_CLOSING,
+	OP_ACTING,
+	OP_KEEPING,
+	OP_OPENING,
+	OP_ABORTING,
+	OP_FINISHED,
+};
 
 /* ---- Back on op->loop ---- */
 
@@ -124,7 +138,7 @@ static void op_open(struct unit *u, struct unit_op *op)
 /* The next view, from the newest. */
 static int op_edit(struct unit *u, struct unit_op *op)
 {
-	struct unit_view *next = malloc(sizeof(*next));
+	struct unit_view *next = view_alloc();
 	int err = 0;
 
 	if (next == NULL)
@@ -141,14 +155,50 @@ static int op_edit(struct unit *u, struct unit_op *op)
 	return 0;
 }
 
-static void publish_start(struct unit *u, struct unit_op *op)
+/* The next view is there to be seen, or op->err says why not. What closed nothing opens nothing. */
+static void op_edited(struct unit *u, struct unit_op *op)
 {
-	int err = op_edit(u, op);
-
-	if (err != 0)
-		op_finish(u, op, err);
+	if (op->err != 0 && op->kind == OP_PUBLISH)
+		op_finish(u, op, op->err);
 	else
 		op_open(u, op);
+}
+
+static void keep_run(struct work *w)
+{
+	struct unit *u = container_of(w, struct unit, keeping);
+
+	u->kept = u->current->keep(u->current, u->current->next);
+}
+
+static void run_queue(struct unit *u);
+
+static void keep_done(struct work *w)
+{
+	struct unit *u = container_of(w, struct unit, keeping);
+	struct unit_op *op = u->current;
+
+	if (u->kept < 0) {
+		op->err = u->kept;
+		free(op->next);
+		op->next = NULL;
+	}
+	op_edited(u, op);
+	run_queue(u);
+}
+
+static void op_change(struct unit *u, struct unit_op *op)
+{
+	op->err = op_edit(u, op);
+	if (op->err != 0 || op->keep == NULL) {
+		op_edited(u, op);
+		return;
+	}
+	op->state = OP_KEEPING;
+	u->keeping.run = keep_run;
+	u->keeping.done = keep_done;
+	u->keeping.loop = u->steward;
+	work_submit(u->lane, &u->keeping);
 }
 
 static void quiesce_drained(struct unit *u, struct unit_op *op)
@@ -163,6 +213,11 @@ static void quiesce_drained(struct unit *u, struct unit_op *op)
 
 static void quiesce_start(struct unit *u, struct unit_op *op)
 {
+	if (op->needless != NULL && op->needless(op)) {
+		loop_timer_stop(&op->timer);
+		op_finish(u, op, 0);
+		return;
+	}
 	op->state = OP_CLOSING;
 	for (unsigned i = 0; i < u->nloops; i++) {
 		struct channel *c = &u->channels[i];
@@ -190,7 +245,7 @@ static void join_start(struct unit *u, struct unit_op *op)
 
 static void (*const start[])(struct unit *u, struct unit_op *op) = {
 	[OP_JOIN] = join_start,
-	[OP_PUBLISH] = publish_start,
+	[OP_PUBLISH] = op_change,
 	[OP_QUIESCE] = quiesce_start,
 };
 
@@ -252,8 +307,11 @@ void unit_op_acted(struct unit_op *op, int err)
 	struct unit *u = op->unit;
 
 	CHECK(u->current == op && op->state == OP_ACTING);
-	op->err = err != 0 ? err : op_edit(u, op);
-	op_open(u, op);
+	op->err = err;
+	if (err != 0)
+		op_open(u, op);
+	else
+		op_change(u, op);
 	run_queue(u);
 }
 

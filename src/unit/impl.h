@@ -50,6 +50,19 @@ struct channel {
 	struct unit_stats stats __attribute__((aligned(64)));
 } __attribute__((aligned(64)));
 
+/* When the range locks are disarmed (arm.c). The steward's. */
+struct unit_arming {
+	struct loop_timer timer; /* runs while they are armed */
+	struct unit_op disarm;
+	bool disarming; /* `disarm` is under way */
+	/* Since the timer's last turn: */
+	bool wanted;      /* unit_arm() was called */
+	uint64_t granted; /* what range_lock_use() said then */
+};
+
+#define ARM_IDLE_NS       UINT64_C(10000000000)
+#define DISARM_TIMEOUT_NS UINT64_C(20000000)
+
 struct unit {
 	struct loop_set *set;
 	struct loop *steward;
@@ -61,6 +74,11 @@ struct unit {
 	struct unit_op *current;
 	struct list waiting; /* operations that run one after another */
 	bool running;        /* the queue is being looked at */
+	struct unit_arming arming;
+	/* `keep` of the current operation: the worker's while it runs. */
+	struct work_lane *lane;
+	struct work keeping;
+	int kept;
 	/* What OPEN brings: fixed while any is under way. */
 	struct {
 		const struct unit_view *view;
@@ -95,8 +113,14 @@ void channel_drained(struct channel *c);
 void channel_victim_gone(struct channel *c, const struct unit_task *t);
 
 /* unit.c */
+struct unit_view *view_alloc(void);
 void channel_joined(struct channel *c);
 void channel_tell(struct channel *c, unsigned changes, uint64_t origin);
+
+/* arm.c */
+void arm_init(struct unit *u);
+/* The loops have stopped: forgets what was under way. */
+void arm_fini(struct unit *u);
 
 /* stats.c: on the channel's loop. */
 void stats_count(struct unit_stats *s, enum io_op op, uint64_t bytes, int err, uint64_t ns);

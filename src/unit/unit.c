@@ -6,9 +6,15 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* What every I/O reads of it begins a cache line. */
+struct unit_view *view_alloc(void)
+{
+	return aligned_alloc(64, align_up(sizeof(struct unit_view), 64));
+}
+
 static struct unit_view *first_view(const struct bdev_info *info)
 {
-	struct unit_view *v = malloc(sizeof(*v));
+	struct unit_view *v = view_alloc();
 
 	if (v != NULL)
 		*v = (struct unit_view){
@@ -35,14 +41,17 @@ int unit_create(struct unit **out, struct loop_set *set, struct bdev *bdev,
 		.nloops = nloops,
 		.view = first_view(bdev_info(bdev)),
 	};
-	if (u->view == NULL)
+	if (u->view == NULL || work_lane_create(&u->lane, set, 1) != 0)
 		goto fail;
 	list_init(&u->waiting);
+	arm_init(u);
 	for (unsigned i = 0; i < nloops; i++)
 		channel_init(&u->channels[i], u, loop_set_at(set, i));
 	*out = u;
 	return 0;
 fail:
+	if (u != NULL)
+		free(u->view);
 	free(u);
 	bdev_destroy(bdev);
 	return -ENOMEM;
@@ -56,7 +65,9 @@ void unit_destroy(struct unit *u)
 		CHECK(list_empty(&u->channels[i].attached));
 		CHECK(list_empty(&u->channels[i].tasks));
 	}
+	arm_fini(u);
 	CHECK(u->current == NULL && list_empty(&u->waiting));
+	work_lane_destroy(u->lane);
 	bdev_destroy(u->bdev);
 	free(u->view);
 	free(u);

@@ -11,13 +11,14 @@
  * their own loop before it acknowledges; done after the last acknowledgement. Nothing drains.
  *   QUIESCE  every channel is closed and its I/O drained; then `act` runs; then a new view is
  * published and the channels reopen. Past its deadline it reopens everything and ends -ETIMEDOUT.
+ *   Both may keep the new view durably (`keep`, on a worker thread) before anybody sees it.
  *   ABORT    the matching tasks are cancelled where they wait; done when the last of them has
  * ended.
  *
  * PUBLISH and QUIESCE (and the joining of a loop) run one after another, in the order they arrived
  * at the steward. ABORT waits for its victims only, never behind those. An operation can be a
  * victim itself, by the task that it serves: a waiting PUBLISH or QUIESCE, a QUIESCE that drains
- * and an ABORT end -ECANCELED then; what has gone further runs to its end.
+ * and an ABORT end -ECANCELED then; what has gone further (and may be kept already) runs to its end.
  *
  * Promises, tested in the simulator over a million message orders:
  *   - once an ABORT is done, no I/O of its victims is in the store or ever gets there;
@@ -25,7 +26,9 @@
  * every attachment has been told;
  *   - an ABORT is done although I/O of others hangs, and not before its victims' I/O left the
  * store;
- *   - while QUIESCE acts, nothing is in the store; its deadline holds although I/O hangs.
+ *   - while QUIESCE acts, nothing is in the store; its deadline holds although I/O hangs;
+ *   - nobody sees a view before it was kept, and none that could not be kept;
+ *   - no write of another comes between the read and the write of an atomic update.
  */
 #ifndef SPINDLE_UNIT_H
 #define SPINDLE_UNIT_H
@@ -44,7 +47,8 @@ enum unit_flags {
 	UNIT_LOCKS_ARMED = 4,     /* writes take range locks; set and cleared under a QUIESCE */
 	UNIT_MISSING = 8,         /* the store has lost its disk */
 	UNIT_SOFT_PROTECTED = 16, /* by a client (SWP in a mode page) */
-	UNIT_WRITE_THROUGH = 32,  /* the write cache is off: WRITE and ZERO get IO_FUA */
+	UNIT_WRITE_THROUGH = 32,  /* the write cache is off: WRITE and ZERO get IO_FUA, and a
+				     DISCARD that promises zeros is flushed before it is done */
 	UNIT_REWRITING = 64, /* only UNIT_IO_INTERNAL passes: the whole disk is being rewritten */
 };
 
@@ -157,8 +161,8 @@ struct unit *channel_unit(const struct channel *c);
  *   -ECANCELED  the task was aborted
  *   -ESTALE     `generation` is not 0 and not the view's: check again, submit again
  *   -EACCES     the view has another holder
- *   -ENODEV     its disk is lost
- *   -EBUSY      it is being rewritten
+ *   -ENODEV     its disk is lost (for a FLUSH, too)
+ *   -EBUSY      it is being rewritten (for a FLUSH, too)
  *   -ENOMEDIUM  the unit is stopped (a FLUSH passes: stopping ends with one)
  *   -EROFS      the view is write-protected, by a client or from below
  *   -ERANGE     it does not fit the size in force
@@ -210,6 +214,9 @@ struct unit_op {
 	 * < 0: the operation ends with it and nothing has changed. NULL (QUIESCE only): nothing
 	 * changes. */
 	int (*edit)(struct unit_op *op, struct unit_view *next);
+	/* QUIESCE: on the steward's loop when its turn has come, before anything is closed: true ends
+	 * it at once, with 0 and nothing changed. NULL: it is always needed. */
+	bool (*needless)(struct unit_op *op);
 	/* PUBLISH, QUIESCE: makes durable what `edit` made, before anybody sees it. On a worker
 	 * thread, where it may block; `next` is not changed any more. < 0: the operation ends with
 	 * it and nothing has changed. NULL: there is nothing to keep. */
@@ -225,7 +232,7 @@ struct unit_op {
 	/* ABORT: from unit_parts_create(), and freed before `done`; NULL: allocated when it is
 	 * submitted, which may fail. */
 	struct unit_part *parts;
-	/* 0, what `edit` or unit_op_acted() said, -ETIMEDOUT, -ECANCELED or -ENOMEM. */
+	/* 0, what `edit`, `keep` or unit_op_acted() said, -ETIMEDOUT, -ECANCELED or -ENOMEM. */
 	void (*done)(struct unit_op *op, int err);
 	/* private */
 	unsigned kind, state, waiting;
@@ -259,7 +266,8 @@ void unit_op_acted(struct unit_op *op, int err);
  * again. While the lock is held the flag stays. */
 
 /* A QUIESCE that arms the range locks; the owner fills unit, loop, nexus_id, task, timeout_ns, done.
- * They are disarmed again when no exclusive lock was taken for a while. */
+ * Where they are armed already it is over at once. They are disarmed again when no exclusive lock was
+ * taken for a while (arm.c). */
 void unit_arm(struct unit_op *op);
 
 /* ---- Live change
