@@ -3,8 +3,6 @@
  */
 #include "scsi/impl.h"
 
-#define CDB_FUA 0x08 /* byte 1 of READ and WRITE; DPO beside it is advice, and needs no action */
-
 static const struct bdev_info *info_of(const struct scsi_task *task)
 {
 	return task->itl->lu->info;
@@ -41,55 +39,6 @@ void cmd_read_capacity_16(struct scsi_task *task)
 	write_be16(&w, 0); /* LBPME 0: no UNMAP */
 	write_zeros(&w, 16);
 	reply_send(task, &w);
-}
-
-/* ---- READ (5.11, 5.13) ---- */
-
-struct extent {
-	uint64_t lba;
-	uint32_t nblocks;
-};
-
-/* Where LBA and TRANSFER LENGTH stand follows from the length of the CDB. */
-static struct extent extent_of(const struct scsi_task *task)
-{
-	const uint8_t *cdb = task->cdb;
-
-	if (task->cmd->cdb_len == 10)
-		return (struct extent){load_be32(cdb + 2), load_be16(cdb + 7)};
-	return (struct extent){load_be64(cdb + 2), load_be32(cdb + 10)};
-}
-
-static void read_extent(struct scsi_task *task)
-{
-	const struct extent e = extent_of(task);
-
-	stream_read(task, e.lba, e.nblocks);
-}
-
-void cmd_read(struct scsi_task *task)
-{
-	const struct extent e = extent_of(task);
-
-	if (!task_check_range(task, e.lba, e.nblocks))
-		scsi_task_end(task);
-	/* What FUA returns is on the medium (SBC-3 5.11): what was not yet is brought there. */
-	else if ((task->cdb[1] & CDB_FUA) && info_of(task)->volatile_cache)
-		task_io(task, IO_FLUSH, 0, 0, read_extent);
-	else
-		stream_read(task, e.lba, e.nblocks);
-}
-
-/* ---- WRITE (5.33, 5.35) ---- */
-
-void cmd_write(struct scsi_task *task)
-{
-	const struct extent e = extent_of(task);
-
-	if (task_check_range(task, e.lba, e.nblocks))
-		stream_write(task, e.lba, e.nblocks, task->cdb[1] & CDB_FUA ? IO_FUA : 0);
-	else
-		scsi_task_end(task);
 }
 
 /* ---- SYNCHRONIZE CACHE (5.26, 5.27) ---- */

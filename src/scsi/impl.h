@@ -294,6 +294,13 @@ bool task_is_lent(const struct scsi_task *task);
 /* A unit's ABORT wants the task's I/O and data back. */
 void task_let_go(struct scsi_task *task);
 
+/* The blocks that a CDB names: where LBA and length stand in one of 6, 10, 12 and 16 bytes (SBC-3
+ * 5.11 and all that look like it). */
+struct extent {
+	uint64_t lba;
+	uint32_t nblocks;
+};
+struct extent extent_of(const struct scsi_task *task);
 /* false: it does not fit the size in force, and the sense says where it begins not to. */
 bool task_check_range(struct scsi_task *task, uint64_t lba, uint64_t nblocks);
 
