@@ -67,6 +67,8 @@ static int find_geometry(struct bdev_info *info, const struct store_info *s,
 	info->read_only = config->read_only || s->read_only;
 	info->volatile_cache = s->volatile_cache;
 	info->rotational = s->rotational;
+	info->rotation_rate = s->rotation_rate;
+	info->form_factor = s->form_factor;
 	info->optimal_blocks = whole_blocks(s->optimal_io, info->block_size);
 	discard_geometry(info, s);
 	return 0;
@@ -88,6 +90,8 @@ int bdev_create(struct bdev **out, struct store *store, const struct bdev_config
 	}
 	b->store = store;
 	b->info = info;
+	atomic_init(&b->nblocks, info.nblocks);
+	atomic_init(&b->flush_failed, false);
 	range_stripes_init(b);
 	*out = b;
 	return 0;
@@ -115,11 +119,47 @@ struct store *bdev_store(struct bdev *b)
 	return b->store;
 }
 
+/* ---- How it is by now ---- */
+
+uint64_t bdev_nblocks(const struct bdev *b)
+{
+	return atomic_load_explicit(&b->nblocks, memory_order_relaxed);
+}
+
+int bdev_resize(struct bdev *b, uint64_t nblocks)
+{
+	uint64_t now, before = bdev_nblocks(b);
+	int err;
+
+	if (nblocks > UINT64_MAX >> b->info.block_shift)
+		return -EFBIG;
+	if (nblocks != 0 && nblocks < before)
+		return -ERANGE;
+	err = store_resize(b->store, nblocks << b->info.block_shift);
+	now = store_info(b->store)->size >> b->info.block_shift;
+	if (now > before)
+		atomic_store_explicit(&b->nblocks, now, memory_order_relaxed);
+	return err;
+}
+
+static bool flush_has_failed(const struct bdev *b)
+{
+	return atomic_load_explicit(&b->flush_failed, memory_order_relaxed);
+}
+
+int bdev_probe(struct bdev *b, struct store_status *out)
+{
+	int err = store_probe(b->store, out);
+
+	out->flush_failed |= flush_has_failed(b);
+	return err;
+}
+
 /* ---- I/O ---- */
 
 static int check_range(const struct bdev *b, uint64_t off, uint64_t len)
 {
-	uint64_t size = b->info.nblocks << b->info.block_shift;
+	uint64_t size = bdev_nblocks(b) << b->info.block_shift;
 
 	if (!is_aligned(off | len, b->info.block_size))
 		return -EINVAL;
@@ -156,6 +196,8 @@ static int check_io(const struct bdev *b, const struct io *io)
 	if ((unsigned)io->op >= IO_NOPS)
 		return -EINVAL;
 	c = &op_checks[io->op];
+	if (flush_has_failed(b) && (c->changes || io->op == IO_FLUSH))
+		return c->changes ? -EROFS : -EIO;
 	if (c->changes && b->info.read_only)
 		return -EROFS;
 	if (c->range)
@@ -163,6 +205,19 @@ static int check_io(const struct bdev *b, const struct io *io)
 	if (err == 0 && c->iov)
 		err = check_iov(io);
 	return err;
+}
+
+static void stored(struct io *io, int err)
+{
+	struct bdev *b = io->layer;
+
+	/* Before anybody is answered: who asks next may not be told that all is well. */
+	if (err != 0) {
+		err = store_errno(err);
+		if (err == -EIO && io->op == IO_FLUSH)
+			atomic_store_explicit(&b->flush_failed, true, memory_order_relaxed);
+	}
+	io_finish(io, err);
 }
 
 void bdev_submit(struct bdev *b, struct io *io)
@@ -174,7 +229,8 @@ void bdev_submit(struct bdev *b, struct io *io)
 		io_finish(io, err);
 		return;
 	}
-	io->ended = io_finish;
+	io->ended = stored;
+	io->layer = b;
 	store_submit(b->store, io);
 }
 

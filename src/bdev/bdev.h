@@ -37,12 +37,17 @@ const struct bdev_info *bdev_info(const struct bdev *b);
 struct store *bdev_store(struct bdev *b);
 /* Any thread. Only grows. */
 uint64_t bdev_nblocks(const struct bdev *b);
-/* store_resize, seen as blocks; afterwards bdev_nblocks is the new size. Nothing is in flight. Blocking. */
+/* store_resize, seen as blocks; afterwards bdev_nblocks is the new size. I/O may be under way, one
+ * at a time. Blocking. */
 int bdev_resize(struct bdev *b, uint64_t nblocks);
+/* store_probe; flush_failed also when a FLUSH of this disk ended -EIO. Any thread. Blocking. */
+int bdev_probe(struct bdev *b, struct store_status *out);
 
 /* On io->loop. Offsets in bytes. Checked here once more, whatever was checked above: whole blocks,
  * iovecs that sum up to them, inside the disk, not writing where read-only: -EINVAL, -ERANGE,
- * -EROFS. Nothing to move ends 0. Ends by io->done. */
+ * -EROFS. Nothing to move ends 0. Ends by io->done, errors as store_errno() has them. After a FLUSH
+ * that ended -EIO nothing that was acknowledged can be trusted to become durable any more: what
+ * changes data ends -EROFS, a FLUSH -EIO, for ever. */
 void bdev_submit(struct bdev *b, struct io *io);
 /* See store_lend. -EINVAL and -ERANGE as above. */
 int bdev_lend(struct bdev *b, struct loop *loop, uint64_t off, uint64_t len, struct iovec *iov,

@@ -7,6 +7,7 @@
 #include "bdev/bdev.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* A stripe is every RANGE_STRIPES-th piece of RANGE_STRIPE_BYTES of the disk. */
 #define RANGE_STRIPES      256u
@@ -23,6 +24,8 @@ struct range_stripe {
 struct bdev {
 	struct store *store;
 	struct bdev_info info;
+	_Atomic(uint64_t) nblocks; /* only grows */
+	atomic_bool flush_failed;
 	struct range_stripe stripes[RANGE_STRIPES];
 	struct range_lock_use use __attribute__((aligned(64))); /* atomic */
 };

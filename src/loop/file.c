@@ -15,9 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-int file_errno(void)
+static void end_io(struct file *f, struct io *io, int err)
 {
-	return errno == EDQUOT ? -ENOSPC : -errno;
+	if (err != 0)
+		file_note_error(f, err);
+	io_end(io, err);
 }
 
 /* ---- Jobs for workers ------------------------------------------------------------------------ */
@@ -83,6 +85,7 @@ static void job_done(struct work *w)
 {
 	struct file_job *job = container_of(w, struct file_job, work);
 	struct file_loop *fl = job->fl;
+	struct file *f = fl->file;
 	struct queue ended;
 	struct qnode *n;
 
@@ -99,7 +102,7 @@ static void job_done(struct work *w)
 	while ((n = queue_pop(&ended)) != NULL) {
 		struct io *io = container_of(n, struct io, msg.link);
 
-		io_end(io, io->result);
+		end_io(f, io, io->result);
 	}
 }
 
@@ -157,7 +160,7 @@ static void ring_done(void *owner, struct io *io, int res)
 	else if (is_unfinished(res))
 		give_to_worker(fl, io);
 	else
-		io_end(io, res == -EDQUOT ? -ENOSPC : res);
+		end_io(fl->file, io, res);
 }
 
 static bool ring_start(struct file_loop *fl, struct io *io)

@@ -1,6 +1,6 @@
 /*
- * A file inside: what file.c (who does it, and when), fileops.c (how, blocking) and fileopen.c
- * (opening, facts, tags) share. Private to them and to their unit tests.
+ * A file inside: what file.c (who does it, and when), fileops.c (how, blocking), fileopen.c
+ * (opening, tags) and filefacts.c (what is known of it) share. Private to them and to their unit tests.
  */
 #ifndef SPINDLE_LOOP_FILE_H
 #define SPINDLE_LOOP_FILE_H
@@ -52,6 +52,10 @@ struct file {
 	unsigned flags;
 	struct file_info info;
 	atomic_bool no_nowait; /* the file system knows no RWF_NOWAIT: found out by trying */
+	atomic_bool lost;      /* an I/O or a probe said that it is gone */
+	atomic_bool refused;   /* a write was refused as if it were read-only */
+	bool removable;        /* its medium can be exchanged */
+	char fingerprint[320]; /* when it was opened; empty: it has none */
 	struct work_lane *lane;
 	struct file_loop *loops; /* one a loop */
 };
@@ -63,7 +67,12 @@ void file_loops_fini(struct file *f);
 /* All blocking, on a worker. The result of each io goes to io->result. */
 void file_run_io(struct file *f, struct io *io);
 void file_run_batch(struct file *f, struct queue *ios);
-/* -errno, with what means "no space" to a client made -ENOSPC. */
-int file_errno(void);
+
+/* Fills f->info, but for keeps_tags. */
+int file_facts(struct file *f);
+/* -EIO: it failed. */
+int file_sync(struct file *f);
+/* An I/O ended so: what that says of the file is kept for file_probe(). Any thread. */
+void file_note_error(struct file *f, int err);
 
 #endif

@@ -1,22 +1,16 @@
 /*
- * Opening a file or block device for a disk, what is known about it, and the values kept with it.
- * All blocking; apart from the I/O, which happens on loops and workers.
+ * Opening a file or block device for a disk, and the values kept with it. All blocking; apart from
+ * the I/O, which happens on loops and workers.
  */
 #include "loop/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/falloc.h>
-#include <linux/fs.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/vfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -197,107 +191,49 @@ static int check_size(const struct file *f, const struct file_config *c, struct 
 	return -EEXIST;
 }
 
-/* ---- Facts ----------------------------------------------------------------------------------- */
+/* ---- Kept with the file ---------------------------------------------------------------------- */
 
-/* The first line of /sys/dev/block/MAJ:MIN/NAME, or of its disk's when `dev` is a partition. */
-static bool sysfs_text(dev_t dev, const char *name, char *buf, size_t cap)
+/* A device node refuses user attributes with EPERM: it has none, ever. */
+static int tag_errno(const struct file *f)
 {
-	static const char *const places[] = {"", "../"};
-	char path[PATH_MAX];
-	bool found = false;
-
-	for (size_t i = 0; i < ARRAY_LEN(places) && !found; i++) {
-		FILE *file;
-
-		str_format(path, sizeof(path), "/sys/dev/block/%u:%u/%s%s", major(dev), minor(dev),
-			   places[i], name);
-		file = fopen(path, "re");
-		if (file == NULL)
-			continue;
-		found = fgets(buf, (int)cap, file) != NULL;
-		fclose(file);
-	}
-	if (found)
-		buf[strcspn(buf, "\n")] = '\0';
-	return found && buf[0] != '\0';
+	return errno == EPERM && f->info.block_device ? -EOPNOTSUPP : -errno;
 }
 
-static uint64_t sysfs_number(dev_t dev, const char *name)
+static bool tag_name(char name[XATTR_NAME_MAX + 1], const char *tag)
 {
-	char text[32];
-	uint64_t v;
-
-	return sysfs_text(dev, name, text, sizeof(text)) && parse_u64(text, &v) == 0 ? v : 0;
+	return str_format(name, XATTR_NAME_MAX + 1, TAG_PREFIX "%s", tag);
 }
 
-static int device_size(const struct file *f, uint64_t *out)
+ssize_t file_tag_get(struct file *f, const char *tag, void *buf, size_t cap)
 {
-	return ioctl(f->fd, BLKGETSIZE64, out) == 0 ? 0 : -errno;
+	char name[XATTR_NAME_MAX + 1];
+	ssize_t n;
+
+	if (!tag_name(name, tag))
+		return -EINVAL;
+	n = fgetxattr(f->fd, name, buf, cap);
+	if (n < 0 && errno == ENODATA && f->info.block_device)
+		return -EOPNOTSUPP;
+	return n >= 0 ? n : tag_errno(f);
 }
 
-static int device_facts(struct file *f, dev_t dev)
+int file_tag_set(struct file *f, const char *tag, const void *buf, size_t len)
 {
-	struct file_info *info = &f->info;
-	int logical = 512;
-	unsigned physical = 512, optimal = 0;
-	int err = device_size(f, &info->size);
+	char name[XATTR_NAME_MAX + 1];
 
-	if (err != 0)
-		return err;
-	if (ioctl(f->fd, BLKSSZGET, &logical) != 0 || ioctl(f->fd, BLKPBSZGET, &physical) != 0)
-		return -errno;
-	if (ioctl(f->fd, BLKIOOPT, &optimal) != 0)
-		optimal = 0;
-	info->block_device = true;
-	info->logical_block = (uint32_t)logical;
-	info->physical_block = physical;
-	info->direct_align = (uint32_t)logical;
-	info->optimal_io = optimal;
-	info->rotational = sysfs_number(dev, "queue/rotational") != 0;
-	if (sysfs_number(dev, "queue/discard_max_bytes") != 0) {
-		info->discard_granularity =
-			clamp_u32(sysfs_number(dev, "queue/discard_granularity"));
-		info->discard_alignment = clamp_u32(sysfs_number(dev, "discard_alignment"));
-	}
-	return 0;
+	if (!tag_name(name, tag))
+		return -EINVAL;
+	if (fsetxattr(f->fd, name, buf, len, 0) != 0)
+		return tag_errno(f);
+	return file_sync(f);
 }
 
-/* Beyond the end there is nothing to lose. */
-static bool can_punch(const struct file *f)
+/* Found out by looking only: a file system that has such values says so when one is missing. */
+static bool keeps_tags(const struct file *f)
 {
-	off_t beyond = (off_t)align_up(f->info.size, MiB);
-
-	return fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, 4096) == 0;
-}
-
-static int regular_facts(struct file *f, const struct stat *st)
-{
-	struct file_info *info = &f->info;
-	uint64_t block = (uint64_t)st->st_blksize;
-	struct statfs fs;
-
-	if (fstatfs(f->fd, &fs) != 0)
-		return -errno;
-	info->size = (uint64_t)st->st_size;
-	info->in_memory = fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC;
-	info->rotational = !info->in_memory && sysfs_number(st->st_dev, "queue/rotational") != 0;
-	info->logical_block = 512;
-	info->physical_block = is_power_of_2(block) && block <= 64 * KiB ? (uint32_t)block : 4096;
-	info->direct_align = 4096;
-	info->discard_zeroes = true;
-	if (!info->read_only && can_punch(f))
-		info->discard_granularity = info->physical_block;
-	return 0;
-}
-
-static int facts(struct file *f)
-{
-	struct stat st;
-
-	if (fstat(f->fd, &st) != 0)
-		return -errno;
-	f->info.read_only = (f->flags & FILE_READ_ONLY) != 0;
-	return S_ISBLK(st.st_mode) ? device_facts(f, st.st_rdev) : regular_facts(f, &st);
+	if (f->info.read_only || f->info.block_device)
+		return false;
+	return fgetxattr(f->fd, TAG_PREFIX "identity", NULL, 0) >= 0 || errno == ENODATA;
 }
 
 /* ---- Open and close -------------------------------------------------------------------------- */
@@ -312,9 +248,10 @@ static int file_init(struct file *f, const struct file_config *c, struct diag *d
 	err = lock(f, c, d);
 	if (err != 0)
 		return err;
-	err = facts(f);
+	err = file_facts(f);
 	if (err == 0)
 		err = check_size(f, c, d);
+	f->info.keeps_tags = keeps_tags(f);
 	if (err == 0)
 		err = file_loops_init(f, c->max_running);
 	return err != 0 ? open_failed(err, c, "open", d) : 0; /* what was diagnosed stays */
@@ -352,99 +289,4 @@ void file_close(struct file *f)
 const struct file_info *file_info(const struct file *f)
 {
 	return &f->info;
-}
-
-/* Its failure may be that of any earlier write, which the kernel tells once for each open file. */
-static int sync_all(struct file *f)
-{
-	return fsync(f->fd) == 0 ? 0 : -EIO;
-}
-
-int file_resize(struct file *f, uint64_t size)
-{
-	if (f->info.block_device)
-		return device_size(f, &f->info.size);
-	if (f->info.read_only)
-		return -EROFS;
-	if (ftruncate(f->fd, (off_t)size) != 0)
-		return file_errno();
-	f->info.size = size;
-	return sync_all(f);
-}
-
-/* ---- Kept with the file ---------------------------------------------------------------------- */
-
-/* A device node refuses user attributes with EPERM: it has none, ever. */
-static int tag_errno(const struct file *f)
-{
-	return errno == EPERM && f->info.block_device ? -EOPNOTSUPP : -errno;
-}
-
-static bool tag_name(char name[XATTR_NAME_MAX + 1], const char *tag)
-{
-	return str_format(name, XATTR_NAME_MAX + 1, TAG_PREFIX "%s", tag);
-}
-
-ssize_t file_tag_get(struct file *f, const char *tag, void *buf, size_t cap)
-{
-	char name[XATTR_NAME_MAX + 1];
-	ssize_t n;
-
-	if (!tag_name(name, tag))
-		return -EINVAL;
-	n = fgetxattr(f->fd, name, buf, cap);
-	if (n < 0 && errno == ENODATA && f->info.block_device)
-		return -EOPNOTSUPP;
-	return n >= 0 ? n : tag_errno(f);
-}
-
-int file_tag_set(struct file *f, const char *tag, const void *buf, size_t len)
-{
-	char name[XATTR_NAME_MAX + 1];
-
-	if (!tag_name(name, tag))
-		return -EINVAL;
-	if (fsetxattr(f->fd, name, buf, len, 0) != 0)
-		return tag_errno(f);
-	return sync_all(f);
-}
-
-static int device_fingerprint(dev_t dev, char *buf, size_t cap)
-{
-	static const struct {
-		const char *file, *key;
-	} names[] = {
-		{"wwid", "wwid"},  {"device/wwid", "wwid"}, {"dm/uuid", "dm"},
-		{"md/uuid", "md"}, {"serial", "serial"},    {"device/serial", "serial"},
-	};
-	char text[256];
-
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		if (!sysfs_text(dev, names[i].file, text, sizeof(text)))
-			continue;
-		if (!str_format(buf, cap, "%s=%s part=%llu", names[i].key, text,
-				(unsigned long long)sysfs_number(dev, "partition")))
-			return -ERANGE;
-		return 0;
-	}
-	return -EOPNOTSUPP;
-}
-
-int file_fingerprint(struct file *f, char *buf, size_t cap)
-{
-	struct statx stx;
-	bool fits;
-
-	if (statx(f->fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &stx) != 0)
-		return -errno;
-	if (f->info.block_device)
-		return device_fingerprint(makedev(stx.stx_rdev_major, stx.stx_rdev_minor), buf,
-					  cap);
-	if ((stx.stx_mask & STATX_BTIME) != 0)
-		fits = str_format(buf, cap, "ino=%llu btime=%lld.%09u",
-				  (unsigned long long)stx.stx_ino, (long long)stx.stx_btime.tv_sec,
-				  stx.stx_btime.tv_nsec);
-	else
-		fits = str_format(buf, cap, "ino=%llu", (unsigned long long)stx.stx_ino);
-	return fits ? 0 : -ERANGE;
 }

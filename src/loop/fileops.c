@@ -10,6 +10,7 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ZEROS_BYTES 4096
@@ -51,7 +52,7 @@ static int transfer_all(struct file *f, struct transfer *t)
 		else if (n == 0)
 			return -EIO; /* the file is shorter than its disk */
 		else if (errno != EINTR)
-			return file_errno();
+			return -errno;
 	}
 	return 0;
 }
@@ -151,8 +152,7 @@ static int allocate(struct file *f, int mode, const struct io *io)
 	int err;
 
 	do {
-		err = fallocate(f->fd, mode, (off_t)io->off, (off_t)io->len) == 0 ? 0
-										  : file_errno();
+		err = fallocate(f->fd, mode, (off_t)io->off, (off_t)io->len) == 0 ? 0 : -errno;
 	} while (err == -EINTR);
 	return err;
 }
@@ -165,7 +165,7 @@ static int discard_device(struct file *f, const struct io *io)
 
 	if (from >= to)
 		return 0;
-	return ioctl(f->fd, BLKDISCARD, range) == 0 ? 0 : file_errno();
+	return ioctl(f->fd, BLKDISCARD, range) == 0 ? 0 : -errno;
 }
 
 static int op_discard(struct file *f, struct io *io)
@@ -223,7 +223,22 @@ static int op_zero(struct file *f, struct io *io)
 
 static int op_flush(struct file *f, struct io *io)
 {
-	return fdatasync(f->fd) == 0 ? 0 : file_errno();
+	return fdatasync(f->fd) == 0 ? 0 : -errno;
+}
+
+/* No data from io->off on: a hole, up to the end of the file. What should lie behind it (the file is
+ * shorter than its disk) is none: who reads there is told so. */
+static int last_extent(struct file *f, struct io *io)
+{
+	struct stat st;
+
+	if (fstat(f->fd, &st) != 0)
+		return -errno;
+	if ((uint64_t)st.st_size > io->off) {
+		io->extent.hole = true;
+		io->extent.len_bytes = min_u64(io->len, (uint64_t)st.st_size - io->off);
+	}
+	return 0;
 }
 
 /* lseek answers by its return value, so workers that share the file's position do no harm. */
@@ -236,16 +251,17 @@ static int op_extent(struct file *f, struct io *io)
 	if (data < 0 && errno == EINVAL)
 		return 0; /* a file system that cannot tell: all data */
 	if (data < 0 && errno != ENXIO)
-		return file_errno();
-	if (data != from) { /* a hole, up to the end of the file when there are no data (ENXIO) */
+		return -errno;
+	if (data < 0)
+		return last_extent(f, io);
+	if (data != from) {
 		io->extent.hole = true;
-		if (data > 0)
-			io->extent.len_bytes = min_u64(io->len, (uint64_t)(data - from));
+		io->extent.len_bytes = min_u64(io->len, (uint64_t)(data - from));
 		return 0;
 	}
 	end = lseek(f->fd, from, SEEK_HOLE);
 	if (end < 0)
-		return errno == ENXIO ? 0 : file_errno();
+		return errno == ENXIO ? 0 : -errno;
 	/* Punched in between: it was data a moment ago. One byte is true, and makes progress. */
 	io->extent.len_bytes = min_u64(io->len, end > from ? (uint64_t)(end - from) : 1);
 	return 0;

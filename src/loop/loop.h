@@ -294,6 +294,18 @@ struct file_info {
 	uint32_t discard_granularity, discard_alignment;      /* bytes; granularity 0: cannot */
 	uint32_t optimal_io;                                  /* bytes; 0: unknown */
 	bool discard_zeroes; /* what is discarded reads as zeros afterwards, always */
+	bool keeps_tags;     /* file_tag_set works */
+	/* Of the device, or of the one that holds the file, as it says (SBC-3 6.6.4). 0: it does
+	 * not. */
+	uint16_t rotation_rate; /* 1: does not rotate; else revolutions a minute */
+	uint8_t form_factor;
+};
+
+struct file_status {
+	uint64_t size;
+	bool read_only;
+	bool unlinked;                 /* its name is gone: the data end when it is closed */
+	uint64_t allocated, available; /* bytes; UINT64_MAX: unknown */
 };
 
 /* Blocking: for start-up and worker threads. A directory, a FIFO, a character device and a file
@@ -303,14 +315,18 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 /* No io is in flight. */
 void file_close(struct file *f);
 const struct file_info *file_info(const struct file *f);
-/* Sets the size of a regular file, durably; of a block device takes over what it has now, whatever
- * `size` says. No I/O is in flight. Blocking. -EIO means what a failed FLUSH means. */
+/* Extends a regular file to this size, durably, or (size 0, and devices always) takes over the size
+ * it has now. Never shrinks: -ERANGE. -ENOSPC: the device is smaller than that. I/O may be under
+ * way; one at a time. Blocking. -EIO means what a failed FLUSH means. */
 int file_resize(struct file *f, uint64_t size);
+/* How it is now, or -errno: it is gone. It comes back only as the same file or device. Any thread,
+ * I/O may be under way. Blocking. */
+int file_probe(struct file *f, struct file_status *out);
 /*
  * All ops, but WRITE and ZERO without IO_FUA: add a FLUSH. Ends by io_end(). Small reads of cached
  * data end inline; the rest goes to the ring or to workers: writes that a file system may put to
  * sleep are gathered per loop, neighbours joined, and handed over in batches at the end of the
- * turn. A read past the end of the file is -EIO.
+ * turn. A read past the end of the file is -EIO. Errors are the system's own.
  */
 void file_submit(struct file *f, struct io *io);
 /* Small named values kept with the file (xattr user.spindle.NAME): -ENODATA when there is none,

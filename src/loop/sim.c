@@ -589,6 +589,11 @@ int file_resize(struct file *f, uint64_t size)
 	return -ENOSYS;
 }
 
+int file_probe(struct file *f, struct file_status *out)
+{
+	return -ENOSYS;
+}
+
 void file_submit(struct file *f, struct io *io)
 {
 	io_end(io, -ENOSYS);

@@ -9,6 +9,9 @@
  * after a delay or a hang it goes on with the next rule. What no rule ended goes to the volatile
  * cache (volatile=on) or straight to the inner store. See fault_rule.h and vcache.h.
  *
+ * Rules with while=PATH hold for probes as well, so that a disk can be lost and come back: an error
+ * that means so, erofs on writes, and a hang of everything.
+ *
  * HOME_LOOP: the rules' counters, the cache and the list of what hangs need no lock.
  */
 #include "store/fault_rule.h"
@@ -18,6 +21,7 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* How often a hang looks whether its while=PATH is gone. */
 #define HANG_POLL_NS UINT64_C(10000000)
@@ -364,6 +368,54 @@ out:
 	return err;
 }
 
+/* ---- How it is ------------------------------------------------------------------------------- */
+
+static int fault_resize(struct store *s, uint64_t size)
+{
+	struct fault *f = fault_of(s);
+	int err = store_resize(f->inner, size);
+
+	s->info.size = store_info(f->inner)->size;
+	return err;
+}
+
+/* On a thread of its own, which a disk that hangs would hold as well. */
+static void hang_while(const struct fault_rule *rule)
+{
+	const struct timespec pause = {.tv_nsec = HANG_POLL_NS};
+
+	while (fault_rule_holds(rule))
+		nanosleep(&pause, NULL);
+}
+
+/* Only what never changes of the rule is read: its home loop uses the rest. */
+static int probe_rule(const struct fault_rule *rule, struct store_status *status)
+{
+	int meaning = store_errno(rule->err);
+
+	if (rule->while_path == NULL || !fault_rule_holds(rule))
+		return 0;
+	if (rule->action == FAULT_HANG && rule->ops == FAULT_ALL_OPS)
+		hang_while(rule);
+	if (rule->action != FAULT_ERROR)
+		return 0;
+	if (meaning == -EROFS && (rule->ops & 1u << IO_WRITE) != 0)
+		status->read_only = true;
+	return meaning == -ENODEV ? -ENODEV : 0;
+}
+
+static int fault_probe(struct store *s, struct store_status *status)
+{
+	struct fault *f = fault_of(s);
+	int err = store_probe(f->inner, status);
+
+	for (unsigned i = 0; i < f->nrules && err == 0; i++)
+		err = probe_rule(&f->rules[i], status);
+	return err;
+}
+
+/* ---- Kept with the inner store --------------------------------------------------------------- */
+
 static ssize_t fault_tag_get(struct store *s, const char *name, void *buf, size_t cap)
 {
 	return store_tag_get(fault_of(s)->inner, name, buf, cap);
@@ -387,6 +439,8 @@ const struct store_type store_fault = {
 	.writes_fua = true,
 	.open = fault_open,
 	.close = fault_close,
+	.resize = fault_resize,
+	.probe = fault_probe,
 	.read = fault_io,
 	.write = fault_io,
 	.flush = fault_io,

@@ -39,7 +39,7 @@ static int refuse(const struct parser *p, const char *at, const char *expected)
 static int parse_ops(const struct parser *p, char *ops)
 {
 	if (strcmp(ops, "any") == 0) {
-		p->rule->ops = (1u << IO_NOPS) - 1;
+		p->rule->ops = FAULT_ALL_OPS;
 		return 0;
 	}
 	while (ops != NULL) {

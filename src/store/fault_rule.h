@@ -15,7 +15,7 @@
  *             | count=N                  it acts N times at most
  *             | prob=P                   it acts with a probability of P: 0.01
  *             | while=PATH               it acts while the file PATH exists; what hangs goes on
- *                                        when the file is gone
+ *                                        when the file is gone. Probes heed such rules, too
  *
  * An example: write+flush@1M-2M;eio;after=3;count=1
  */
@@ -23,6 +23,8 @@
 #define SPINDLE_STORE_FAULT_RULE_H
 
 #include "loop/loop.h"
+
+#define FAULT_ALL_OPS ((1u << IO_NOPS) - 1)
 
 enum fault_action { FAULT_NONE, FAULT_ERROR, FAULT_DELAY, FAULT_HANG, FAULT_SHORT };
 

@@ -50,6 +50,9 @@ static struct store_info info_of(const struct file_info *fi)
 		.discard_granularity = fi->discard_granularity,
 		.discard_alignment = fi->discard_alignment,
 		.discard_zeroes = fi->discard_zeroes,
+		.keeps_tags = fi->keeps_tags,
+		.rotation_rate = fi->rotation_rate,
+		.form_factor = fi->form_factor,
 	};
 }
 
@@ -118,6 +121,23 @@ static int file_store_resize(struct store *s, uint64_t size)
 static bool has_failed(const struct file_store *f)
 {
 	return atomic_load_explicit(&f->failed, memory_order_relaxed);
+}
+
+static int file_store_probe(struct store *s, struct store_status *out)
+{
+	struct file_store *f = file_of(s);
+	struct file_status now;
+	int err = file_probe(f->file, &now);
+
+	out->flush_failed = has_failed(f);
+	if (err != 0)
+		return err;
+	out->size = now.size;
+	out->read_only |= now.read_only;
+	out->unlinked = now.unlinked;
+	out->allocated = now.allocated;
+	out->available = now.available;
+	return 0;
 }
 
 static void file_pass(struct store *s, struct io *io)
@@ -238,6 +258,7 @@ const struct store_type store_file = {
 	.open = file_store_open,
 	.close = file_store_close,
 	.resize = file_store_resize,
+	.probe = file_store_probe,
 	.read = file_pass,
 	.write = file_change,
 	.flush = file_flush,

@@ -53,7 +53,8 @@ struct store_type {
 	int (*open)(struct store **out, struct loop_set *set, const struct store_type *const *types,
 		    char *rest, const struct store_config *config, struct diag *d);
 	void (*close)(struct store *s); /* frees it, too */
-	/* See store_resize; sets info.size. NULL: its size is fixed. */
+	/* See store_resize; sets info.size. `size` is 0 or at least that. NULL: its size is
+	 * fixed. */
 	int (*resize)(struct store *s, uint64_t size);
 	/* See store_probe; the core has filled in what follows from info. NULL: nothing ever changes. */
 	int (*probe)(struct store *s, struct store_status *status);

@@ -25,6 +25,7 @@ static int null_open(struct store **out, struct loop_set *set,
 		.physical_block = 512,
 		.discard_granularity = 512,
 		.discard_zeroes = true,
+		.rotation_rate = 1,
 	};
 	*out = s;
 	return 0;

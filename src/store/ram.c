@@ -98,6 +98,7 @@ static int ram_open(struct store **out, struct loop_set *set, const struct store
 		.physical_block = 512,
 		.discard_granularity = (uint32_t)PAGE_LEN,
 		.discard_zeroes = true,
+		.rotation_rate = 1,
 	};
 	*out = &r->store;
 	return 0;

@@ -1,6 +1,6 @@
 /*
  * The core of the stores: finds the type that a spec names, sends each io to the right function,
- * and lends, tags and the like to their back end. What a back end lacks is filled in once, when it
+ * and lends, tags and the like to their back end. What their errors mean is decided here. What a back end lacks is filled in once, when it
  * is opened: see `resolve`. The emulations are in emulate.c, the way to a home loop in lane.c.
  */
 #include "store/core.h"
@@ -245,6 +245,50 @@ void store_release(struct store *s, struct loop *loop, uint64_t off, uint64_t le
 {
 	if (s->type->release != NULL)
 		s->type->release(s, loop, off, len);
+}
+
+int store_errno(int err)
+{
+	static const struct {
+		int from, to;
+	} rows[] = {
+		{-ENODEV, -ENODEV},         {-ENXIO, -ENODEV},        {-ENOMEDIUM, -ENODEV},
+		{-ESHUTDOWN, -ENODEV},      {-ESTALE, -ENODEV},       {-ENOSPC, -ENOSPC},
+		{-EDQUOT, -ENOSPC},         {-EFBIG, -ENOSPC},        {-EROFS, -EROFS},
+		{-EPERM, -EROFS},           {-ENOMEM, -ENOMEM},       {-EINVAL, -EINVAL},
+		{-EOPNOTSUPP, -EOPNOTSUPP}, {-ENODATA, -ENODATA},     {-EILSEQ, -EILSEQ},
+		{-ETIMEDOUT, -ETIMEDOUT},   {-EREMOTEIO, -EREMOTEIO},
+	};
+
+	if (err == 0)
+		return 0;
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		if (rows[i].from == err)
+			return rows[i].to;
+	return -EIO;
+}
+
+int store_resize(struct store *s, uint64_t size)
+{
+	int err;
+
+	if (s->type->resize == NULL)
+		return -EOPNOTSUPP;
+	if (size != 0 && size < s->info.size)
+		return -ERANGE;
+	err = s->type->resize(s, size);
+	return err == -ERANGE ? err : store_errno(err);
+}
+
+int store_probe(struct store *s, struct store_status *out)
+{
+	*out = (struct store_status){
+		.size = s->info.size,
+		.read_only = s->info.read_only,
+		.allocated = UINT64_MAX,
+		.available = UINT64_MAX,
+	};
+	return s->type->probe == NULL ? 0 : store_errno(s->type->probe(s, out));
 }
 
 ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap)

@@ -70,21 +70,32 @@ ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap);
 int store_tag_set(struct store *s, const char *name, const void *buf, size_t len);
 int store_fingerprint(struct store *s, char *buf, size_t cap);
 
-/* Gives the store this size, or takes over the size it has by now (0). The store is quiesced, or only
- * grows (`info.size` is read by nobody but those who wait for this). Never shrinks: -ERANGE.
- * -EOPNOTSUPP: its size is fixed. Blocking. */
+/* Gives the store this size, or takes over the size it has by now (0): at least what it had. I/O may
+ * be under way; one at a time, and `info.size` is read by nobody but those who wait for this. Never
+ * shrinks: -ERANGE. -EOPNOTSUPP: its size is fixed. Blocking. */
 int store_resize(struct store *s, uint64_t size);
 
 struct store_status {
 	uint64_t size;                 /* bytes it could have after store_resize(s, 0) */
 	bool read_only;                /* takes no writes now */
 	bool flush_failed;             /* what was acknowledged may be lost: no writes any more */
+	bool unlinked;                 /* a file without a name: its data end with the process */
 	uint64_t allocated, available; /* bytes of space; UINT64_MAX: unknown */
 };
 
-/* How it is now: 0, or -errno when its disk is not there (any more). A store that is back after that
- * is the same disk as before. Any thread, also while I/O is under way. Blocking. */
+/* How it is now: 0, -ENODEV when its disk is not there (any more), or another -errno: it could not
+ * be found out. A store that is back after -ENODEV is the same disk as before. Any thread, also
+ * while I/O is under way. Blocking. */
 int store_probe(struct store *s, struct store_status *out);
+
+/* What an error of the system means of a disk; other layers give some of the rest meanings of their
+ * own, which an io must never end with:
+ *
+ *   -ENODEV  it is lost          -EROFS  it takes no writes
+ *   -ENOSPC  there is no space   -EIO    everything else that nobody could do anything about
+ *
+ * and as they are: -ENOMEM, -EINVAL, -EOPNOTSUPP, -ETIMEDOUT and what says where a device failed. */
+int store_errno(int err);
 
 /* For tests of a fault store: everything that a rule made hang goes on, as if the hang were over
  * now; what comes later hangs as before. Any thread, and loops need not run yet. -EINVAL: not a

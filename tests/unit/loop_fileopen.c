@@ -211,8 +211,29 @@ static void a_file_can_be_resized(void **state)
 	assert_int_equal(st.st_size, 3 * MiB);
 	file_close(f);
 	f = must_open(p, FILE_READ_ONLY, 0);
-	assert_int_equal(file_resize(f, MiB), -EROFS);
+	assert_int_equal(file_resize(f, 4 * MiB), -EROFS);
 	assert_int_equal(file_info(f)->size, 3 * MiB);
+	file_close(f);
+}
+
+static void a_file_never_shrinks(void **state)
+{
+	struct place *p = *state;
+	struct file *f = must_open(p, 0, 3 * MiB);
+	struct stat st;
+
+	assert_int_equal(truncate(p->path, 5 * MiB), 0);
+	assert_int_equal(file_info(f)->size, 3 * MiB);
+	assert_int_equal(file_resize(f, 4 * MiB), -ERANGE); /* it has more by now */
+	assert_int_equal(file_resize(f, 0), 0);
+	assert_int_equal(file_info(f)->size, 5 * MiB);
+	assert_int_equal(file_resize(f, MiB), -ERANGE);
+	assert_int_equal(truncate(p->path, MiB), 0);
+	assert_int_equal(file_resize(f, 0), -ERANGE);
+	assert_int_equal(file_resize(f, 6 * MiB), -ERANGE); /* what was cut off is no zeros */
+	assert_int_equal(file_info(f)->size, 5 * MiB);
+	assert_int_equal(stat(p->path, &st), 0);
+	assert_int_equal(st.st_size, MiB);
 	file_close(f);
 }
 
@@ -410,6 +431,7 @@ int main(void)
 		TEST(facts_of_a_regular_file),
 		TEST(a_file_in_memory_is_known_as_such),
 		TEST(a_file_can_be_resized),
+		TEST(a_file_never_shrinks),
 		TEST(tags_are_kept_with_the_file),
 		TEST(a_copy_has_another_fingerprint),
 		TEST(a_block_device_works),

@@ -221,8 +221,9 @@ static void resizes(void **state)
 	assert_int_equal(s->type->resize(s, 128 * KiB), 0);
 	assert_int_equal(store_info(s)->size, 128 * KiB);
 	assert_int_equal(rig_io(&rig, s, 2, IO_WRITE, 0, 128 * KiB - 512, 512, data), 0);
-	assert_int_equal(s->type->resize(s, 32 * KiB), 0);
-	assert_int_equal(store_info(s)->size, 32 * KiB);
+	assert_int_equal(store_resize(s, 32 * KiB), -ERANGE);
+	assert_int_equal(s->type->resize(s, 32 * KiB), -ERANGE);
+	assert_int_equal(store_info(s)->size, 128 * KiB);
 	close_disk(s);
 }
 
