@@ -19,6 +19,7 @@
 #include <time.h>
 
 #include "scsi/impl.h"
+#include "store/impl.h"
 
 #define FX_UNUSED    __attribute__((unused))
 #define FX_UNITS     4
@@ -26,7 +27,9 @@
 #define FX_NAA       "\x3a\x5b\x6c\x7d\x8e\x9f\x01\x02"
 #define FX_SERIAL    "a1b2c3d4"
 #define FX_NAME      "iqn.2026-11.test:disk"
-#define FX_BUF_BYTES (4 * MiB)
+#ifndef FX_BUF_BYTES
+#define FX_BUF_BYTES (4 * MiB) /* the data of a task */
+#endif
 
 enum fx_moves {
 	FX_AT_ONCE, /* moved before move() returns */
@@ -43,6 +46,7 @@ struct fx {
 	struct scsi_lu *lus[FX_UNITS];
 	unsigned nunits;
 	struct scsi_target *target;
+	bool cannot_discard; /* of disks that are added from now on */
 };
 
 struct fx_nexus {
@@ -288,6 +292,8 @@ static void fx_add_disk(struct fx *fx, const char *spec, uint32_t block_size, bo
 	diag_init(&d);
 	if (store_open(&fx->stores[i], fx->set, fx_types, spec, &sc, &d) != 0)
 		fail_msg("%s: %s", spec, d.what);
+	if (fx->cannot_discard)
+		fx->stores[i]->info.discard_granularity = 0;
 	assert_int_equal(bdev_create(&bdev, fx->stores[i], &bc, &d), 0);
 	assert_int_equal(unit_create(&fx->units[i], fx->set, bdev, &id, 0), 0);
 	assert_int_equal(scsi_lu_create_disk(&fx->lus[i], fx->units[i], &lc), 0);
