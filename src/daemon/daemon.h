@@ -87,6 +87,7 @@ struct disk {
 	struct scsi_lu *lu;
 	struct scsi_target *target;
 	struct io flush; /* the last one */
+	uint64_t size;   /* bytes, as told last; watch.c */
 };
 
 enum daemon_state { DAEMON_SERVING, DAEMON_STOPPING, DAEMON_FLUSHING, DAEMON_STOPPED };
@@ -101,6 +102,7 @@ struct daemon {
 	enum daemon_state state;
 	struct loop_timer deadline;
 	size_t flushes; /* under way */
+	size_t watched; /* disks whose watches have not stopped */
 	bool stuck;     /* some I/O never came back: nothing can be taken apart */
 	enum exit_code status;
 };
@@ -116,6 +118,11 @@ int announce_json(const struct daemon *dm, int fd);
 int announce_text(const struct daemon *dm, int fd);
 /* All or -errno. */
 int write_all(int fd, const char *buf, size_t len);
+
+/* watch.c: looks after the stores of all disks, and tells in the log. 0 or -ENOMEM. */
+int watch_start(struct daemon *dm);
+/* `stopped` comes on loop 0 for each of dm->watched. */
+void watch_stop(struct daemon *dm, void (*stopped)(void *dm));
 
 /* stop.c: signals, and the way from serving to nothing. */
 int stop_on_signals(struct daemon *dm);

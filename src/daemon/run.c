@@ -70,6 +70,9 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 	err = stop_on_signals(dm);
 	if (err < 0)
 		return diag_set(d, err, "cannot catch signals: %s", strerror(-err));
+	err = watch_start(dm);
+	if (err < 0)
+		return diag_set(d, err, "cannot watch the disks: %s", strerror(-err));
 	err = announce(dm, o, d);
 	if (err < 0)
 		return err;

@@ -6,7 +6,8 @@
  *                          '--- deadline: I/O is stuck --'   and then not longer than a deadline
  *
  * Stuck I/O still owns its memory, so nothing is taken apart then: what can be flushed is flushed,
- * and the process ends with an error. A second signal ends it at once.
+ * and the process ends with an error. A second signal ends it at once. A disk that does not say how
+ * it is (watch.c) is not waited for when all is flushed, but then, too, nothing is taken apart.
  */
 #include <errno.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
  * has the rest of STUCK_MS to come back. */
 #define GRACE_MS 5000
 #define STUCK_MS 15000
+#define WATCH_MS 1000
 #define MS       UINT64_C(1000000)
 
 static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
@@ -28,6 +30,24 @@ static void stopped(struct daemon *dm)
 	dm->state = DAEMON_STOPPED;
 	loop_timer_stop(&dm->deadline);
 	loop_set_stop(dm->set);
+}
+
+/* Nothing is lost any more. */
+static void flushed(struct daemon *dm)
+{
+	if (dm->watched == 0)
+		stopped(dm);
+	else
+		loop_timer_start(&dm->deadline, WATCH_MS * MS);
+}
+
+static void watch_stopped(void *arg)
+{
+	struct daemon *dm = arg;
+
+	dm->watched--;
+	if (dm->state == DAEMON_FLUSHING && dm->flushes == 0 && dm->watched == 0)
+		stopped(dm);
 }
 
 static void flush_done(struct io *io)
@@ -46,13 +66,14 @@ static void flush_done(struct io *io)
 		dm->status = EXIT_FAILED;
 	}
 	if (--dm->flushes == 0)
-		stopped(dm);
+		flushed(dm);
 }
 
 static void flush_all(struct daemon *dm)
 {
 	dm->state = DAEMON_FLUSHING;
 	dm->flushes = 1;
+	watch_stop(dm, watch_stopped);
 	for (size_t i = 0; i < dm->ndisks; i++) {
 		struct disk *disk = &dm->disks[i];
 		struct bdev *bdev = unit_bdev(disk->unit);
@@ -68,7 +89,7 @@ static void flush_all(struct daemon *dm)
 		bdev_submit(bdev, &disk->flush);
 	}
 	if (--dm->flushes == 0)
-		stopped(dm);
+		flushed(dm);
 }
 
 static void transports_stopped(void *arg)
@@ -85,6 +106,11 @@ static void deadline_passed(struct loop_timer *timer)
 {
 	struct daemon *dm = container_of(timer, struct daemon, deadline);
 
+	if (dm->state == DAEMON_FLUSHING && dm->flushes == 0) {
+		dm->stuck = true;
+		stopped(dm);
+		return;
+	}
 	dm->status = EXIT_FAILED;
 	if (dm->state == DAEMON_FLUSHING) {
 		stopped(dm);

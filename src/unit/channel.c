@@ -101,6 +101,8 @@ static void stored(struct io *io)
 	if (uio->state == UIO_STORED_LOCKED)
 		range_unlock(&uio->lock);
 	stats_count(&c->stats, io->op, io->len, io->result, loop_now_ns(c->loop) - uio->started_ns);
+	if (io->result != 0)
+		watch_trouble(c->unit, io->result);
 	if (--c->inflight == 0 && c->draining) {
 		c->draining = false;
 		channel_drained(c);

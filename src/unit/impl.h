@@ -63,6 +63,18 @@ struct unit_arming {
 #define ARM_IDLE_NS       UINT64_C(10000000000)
 #define DISARM_TIMEOUT_NS UINT64_C(20000000)
 
+struct unit_watch;
+
+/* What changes below while the unit is in use (watch.c, live.c). */
+struct unit_live {
+	struct work_lane *lane;   /* asking the store, and giving it another size */
+	struct unit_watch *watch; /* atomic: set once */
+	struct unit_usage usage;  /* atomic, each by itself */
+	/* Of the operation that acts: the worker's while it runs. */
+	struct work resize;
+	int resize_err;
+};
+
 struct unit {
 	struct loop_set *set;
 	struct loop *steward;
@@ -79,6 +91,7 @@ struct unit {
 	struct work_lane *lane;
 	struct work keeping;
 	int kept;
+	struct unit_live live;
 	/* What OPEN brings: fixed while any is under way. */
 	struct {
 		const struct unit_view *view;
@@ -121,6 +134,19 @@ void channel_tell(struct channel *c, unsigned changes, uint64_t origin);
 void arm_init(struct unit *u);
 /* The loops have stopped: forgets what was under way. */
 void arm_fini(struct unit *u);
+
+/* live.c */
+int live_init(struct unit *u);
+void live_fini(struct unit *u);
+/* For an edit: a bdev that grew, and UNIT_WRITE_PROTECTED from its reasons. true: it is another. */
+bool live_take_size(const struct unit *u, struct unit_view *next);
+bool live_protect(const struct unit *u, struct unit_view *next);
+
+/* watch.c */
+/* An I/O ended so: perhaps the store has more to tell. Any thread. */
+void watch_trouble(struct unit *u, int err);
+/* It has stopped, or the loops never ran. */
+void watch_destroy(struct unit_watch *w);
 
 /* stats.c: on the channel's loop. */
 void stats_count(struct unit_stats *s, enum io_op op, uint64_t bytes, int err, uint64_t ns);

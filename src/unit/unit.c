@@ -41,7 +41,7 @@ int unit_create(struct unit **out, struct loop_set *set, struct bdev *bdev,
 		.nloops = nloops,
 		.view = first_view(bdev_info(bdev)),
 	};
-	if (u->view == NULL || work_lane_create(&u->lane, set, 1) != 0)
+	if (u->view == NULL || work_lane_create(&u->lane, set, 1) != 0 || live_init(u) != 0)
 		goto fail;
 	list_init(&u->waiting);
 	arm_init(u);
@@ -50,8 +50,10 @@ int unit_create(struct unit **out, struct loop_set *set, struct bdev *bdev,
 	*out = u;
 	return 0;
 fail:
-	if (u != NULL)
+	if (u != NULL) {
+		work_lane_destroy(u->lane);
 		free(u->view);
+	}
 	free(u);
 	bdev_destroy(bdev);
 	return -ENOMEM;
@@ -67,6 +69,7 @@ void unit_destroy(struct unit *u)
 	}
 	arm_fini(u);
 	CHECK(u->current == NULL && list_empty(&u->waiting));
+	live_fini(u);
 	work_lane_destroy(u->lane);
 	bdev_destroy(u->bdev);
 	free(u->view);

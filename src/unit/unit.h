@@ -50,6 +50,9 @@ enum unit_flags {
 	UNIT_WRITE_THROUGH = 32,  /* the write cache is off: WRITE and ZERO get IO_FUA, and a
 				     DISCARD that promises zeros is flushed before it is done */
 	UNIT_REWRITING = 64, /* only UNIT_IO_INTERNAL passes: the whole disk is being rewritten */
+	/* Why UNIT_WRITE_PROTECTED, where that can end: watch.c and live.c see to both. */
+	UNIT_PROTECTED_BY_STORE = 128,
+	UNIT_PROTECTED_BY_EXPORT = 256,
 };
 
 /* The personality's part of a view, copied from one to the next, of which unit knows nothing. */
@@ -244,6 +247,7 @@ struct unit_op {
 	uint64_t submitted_ns;
 	unsigned at_large; /* messages that have not come back to `loop` */
 	bool cancelling;
+	uint64_t size; /* unit_resize */
 };
 
 void unit_publish(struct unit_op *op);
@@ -277,7 +281,7 @@ void unit_arm(struct unit_op *op);
  * owner fills unit, loop, timeout_ns, done. -ERANGE: it would shrink. */
 void unit_resize(struct unit_op *op, uint64_t size);
 /* PUBLISH: write protection on or off, by who exports it. The owner fills unit, loop, done. -EROFS:
- * the store below is read-only. */
+ * off, but the store below is read-only, or was opened so. */
 enum unit_protection { UNIT_READ_WRITE, UNIT_READ_ONLY };
 void unit_protect(struct unit_op *op, enum unit_protection protection);
 
@@ -288,6 +292,9 @@ enum unit_event {
 	UNIT_EVENT_READ_ONLY, /* the store takes no writes any more */
 	UNIT_EVENT_WRITABLE,
 	UNIT_EVENT_FLUSH_FAILED, /* acknowledged writes may be lost; read-only from here on */
+	/* The store ends before its disk does: read-only until it does not, -EIO behind its end. */
+	UNIT_EVENT_SHRUNK,
+	UNIT_EVENT_UNLINKED, /* its file has no name any more: it is gone when it is closed */
 };
 
 /* Space of the store below, as of the last look at it. */
@@ -303,9 +310,11 @@ struct unit_watch_config {
 	void (*event)(void *arg, struct unit *u, enum unit_event event);
 	void *arg;
 };
-/* On any thread, once, when the loops run or before; what `config` says is copied. */
+/* On any thread, once, when the loops run or before; what `config` says is copied. It looks at once.
+ * 0 or -ENOMEM. */
 int unit_watch_start(struct unit *u, const struct unit_watch_config *config);
-/* On any loop; `stopped` comes on it, later: nothing of the watch runs any more. */
+/* On any thread, once, when it was started; `stopped` comes on `loop`, later: nothing of the watch
+ * runs any more. A probe that hangs keeps it from coming. */
 void unit_watch_stop(struct unit *u, struct loop *loop, void (*stopped)(void *arg), void *arg);
 /* Any thread: look now. */
 void unit_watch_now(struct unit *u);

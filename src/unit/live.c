@@ -1,0 +1,109 @@
+/*
+ * Size and write protection of a unit that is in use: asked for by who exports it. What the store
+ * does by itself comes in by the watch (watch.c).
+ */
+#include "unit/impl.h"
+
+#include <errno.h>
+
+int live_init(struct unit *u)
+{
+	u->live.usage = (struct unit_usage){.allocated = UINT64_MAX, .available = UINT64_MAX};
+	/* One at a time: a probe that hangs is not helped by another. */
+	return work_lane_create(&u->live.lane, u->set, 1);
+}
+
+void live_fini(struct unit *u)
+{
+	watch_destroy(u->live.watch);
+	work_lane_destroy(u->live.lane);
+}
+
+/* ---- Size ---- */
+
+bool live_take_size(const struct unit *u, struct unit_view *next)
+{
+	uint64_t size = bdev_nblocks(u->bdev) << bdev_info(u->bdev)->block_shift;
+
+	if (size <= next->size)
+		return false;
+	next->size = size;
+	return true;
+}
+
+static void resize_run(struct work *work)
+{
+	struct unit *u = container_of(work, struct unit, live.resize);
+	unsigned shift = bdev_info(u->bdev)->block_shift;
+	uint64_t size = u->current->size;
+
+	if (size != 0 && size >> shift == 0)
+		u->live.resize_err = -ERANGE;
+	else
+		u->live.resize_err = bdev_resize(u->bdev, size >> shift);
+}
+
+static void resize_done(struct work *work)
+{
+	struct unit *u = container_of(work, struct unit, live.resize);
+
+	unit_op_acted(u->current, u->live.resize_err);
+}
+
+static void resize_act(struct unit_op *op)
+{
+	struct unit *u = op->unit;
+
+	u->live.resize = (struct work){.run = resize_run, .done = resize_done, .loop = u->steward};
+	work_submit(u->live.lane, &u->live.resize);
+}
+
+static int resize_edit(struct unit_op *op, struct unit_view *next)
+{
+	op->changes = live_take_size(op->unit, next) ? UNIT_CHANGED_SIZE : 0;
+	return 0;
+}
+
+void unit_resize(struct unit_op *op, uint64_t size)
+{
+	op->act = resize_act;
+	op->edit = resize_edit;
+	op->size = size;
+	unit_quiesce(op);
+}
+
+/* ---- Write protection ---- */
+
+bool live_protect(const struct unit *u, struct unit_view *next)
+{
+	const unsigned reasons = UNIT_PROTECTED_BY_STORE | UNIT_PROTECTED_BY_EXPORT;
+	unsigned before = next->flags;
+
+	if (bdev_info(u->bdev)->read_only || (next->flags & reasons) != 0)
+		next->flags |= UNIT_WRITE_PROTECTED;
+	else
+		next->flags &= ~(unsigned)UNIT_WRITE_PROTECTED;
+	return ((before ^ next->flags) & UNIT_WRITE_PROTECTED) != 0;
+}
+
+static int protect_edit(struct unit_op *op, struct unit_view *next)
+{
+	next->flags |= UNIT_PROTECTED_BY_EXPORT;
+	op->changes = live_protect(op->unit, next) ? UNIT_CHANGED_PROTECTION : 0;
+	return 0;
+}
+
+static int unprotect_edit(struct unit_op *op, struct unit_view *next)
+{
+	if (bdev_info(op->unit->bdev)->read_only || (next->flags & UNIT_PROTECTED_BY_STORE) != 0)
+		return -EROFS;
+	next->flags &= ~(unsigned)UNIT_PROTECTED_BY_EXPORT;
+	op->changes = live_protect(op->unit, next) ? UNIT_CHANGED_PROTECTION : 0;
+	return 0;
+}
+
+void unit_protect(struct unit_op *op, enum unit_protection protection)
+{
+	op->edit = protection == UNIT_READ_ONLY ? protect_edit : unprotect_edit;
+	unit_publish(op);
+}
