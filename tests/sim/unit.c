@@ -2,26 +2,29 @@
  * Channels and control operations under seeded message orders: the promises of unit/unit.h.
  *
  * Three simulated loops, some nexuses on them, and a store that notes what reaches it, delays and
- * hangs. Every nexus does random things: tasks of one to three I/Os, atomic updates under an
- * exclusive range lock, PUBLISH, ABORT, QUIESCE, detaching and attaching again. A model that knows
- * only what was submitted and answered judges each event:
+ * hangs. Every nexus does random things: tasks of one to three I/Os, atomic updates that arm the
+ * range locks where they must, PUBLISH, ABORT, QUIESCE, detaching and attaching again; and some
+ * wait for the moment when the locks are about to be disarmed. A model that knows only what was
+ * submitted, kept and answered judges each event:
  *
  *   at the store      the I/O's task was not aborted; some view that is not older than the newest
- *                     that was answered lets it through; no QUIESCE acts; no atomic update of
- *                     another overlaps. In two runs of three the store has a home loop: there I/O
- *                     is judged by what was answered when it was submitted, for it is in the
- *                     store's hands while it travels
+ *                     that was answered lets it through, and has it written through or not; no
+ *                     QUIESCE acts; no atomic update of another overlaps. In two runs of three the
+ *                     store has a home loop: there I/O is judged by what was answered when it was
+ *                     submitted, for it is in the store's hands while it travels
  *   a PUBLISH's end   every attachment was told, every loop has the view
+ *   a view            was kept before anybody sees it, and nobody sees one that was not
  *   an ABORT's end    none of its victims is left; it waited for nothing but them
  *   a QUIESCE's end   in time
- *   the end           everything that was submitted came back, and all is counted
+ *   an update         comes to its end, though locks be disarmed under its hands
+ *   the end           everything that was submitted came back, all is counted, the locks disarmed
  *
  * SPINDLE_SIM_ORDERS=N   how many orders to try (100000; with SPINDLE_SOAK a million)
  * SPINDLE_SIM_SEED=N     tries one order: the way to look at a failure
  */
-#include "unit/unit.h"
 #include "loop/sim.h"
 #include "store/impl.h"
+#include "unit/impl.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -39,6 +42,8 @@
 #define HANG_NS     UINT64_C(1000000000)
 #define SLACK_NS    UINT64_C(10000000) /* for messages and short delays; far less than a hang */
 #define TICK_NS     1000               /* delays are multiples: things collide */
+#define STORE_ERROR (-ENOSPC)          /* not one after which the disk would be read-only */
+#define ROUNDS_MAX  3                  /* of an update: armed, but not for long enough */
 
 struct nexus;
 struct task;
@@ -49,8 +54,10 @@ struct test_io {
 	struct loop_timer timer; /* its time in the store */
 	struct io *at_store;     /* what came there: uio.io, or what travels for it */
 	struct list link;        /* world.stored, while it is in the store */
-	bool busy, reached;
-	uint64_t floor; /* the newest generation that was answered when it was submitted */
+	enum io_op op;
+	bool busy, reached, internal, flushed;
+	uint64_t floor;   /* the newest generation that was answered when it was submitted */
+	uint64_t ceiling; /* the newest there was when it reached the store */
 	struct iovec iov;
 };
 
@@ -69,21 +76,25 @@ struct task {
 	unsigned nios, next, busy;
 	struct test_io ios[IOS_MAX];
 	struct op *op;
-	/* TASK_UPDATE: read and write of ios[0]'s range, under this lock. */
+	/* TASK_UPDATE: read and write of ios[0]'s range, under this lock. `next` counts: looked,
+	 * read, written. */
 	struct range_lock lock;
-	bool locking, locked, updating;
+	bool locking, locked, updating, paused, failed;
+	unsigned rounds;
+	uint64_t looked; /* at the view of this generation */
 };
 
 enum matching { OF_NEXUS, OF_TASK, ALL, ALL_BUT_NEXUS };
 
 struct op {
 	struct unit_op op;
-	enum { PUBLISH, QUIESCE, ABORT, NKINDS } kind;
+	enum { PUBLISH, QUIESCE, ARM, ABORT, NKINDS } kind;
 	struct task *task;
 	uint64_t submitted, submitted_ns; /* world.clock, and time */
 	/* PUBLISH, QUIESCE */
-	bool edits, fails, cancelled, acted;
-	struct unit_view wanted;
+	bool fails, cancelled, acted, keep_fails, kept;
+	int failure;
+	struct unit_view wanted, made;
 	uint64_t generation; /* what it made */
 	struct loop_timer act_timer;
 	/* ABORT */
@@ -121,15 +132,17 @@ static struct world {
 	unsigned changes[VIEWS_MAX];
 	uint64_t origins[VIEWS_MAX];
 	uint64_t newest, answered;
-	bool home_loop;
-	unsigned acting, exclusives, nops;
+	bool home_loop, discard_zeroes, disarming;
+	unsigned acting, keeping, nops;
 	uint64_t ops_stored;
 } w;
 
 /* What happened in all runs: a test in which nothing waits or fails proves nothing. */
 static struct tally {
-	uint64_t stored, refused, stale, cancelled_io, conflict, updates, lock_waits;
-	uint64_t published, quiesced, timed_out, cancelled_op, aborted, victims, steps;
+	uint64_t stored, refused, stale, cancelled_io, conflict, through, flushed, internal;
+	uint64_t updates, lock_waits, anew, looked_again, armed, disarms, disarmed;
+	uint64_t published, quiesced, timed_out, kept, not_kept, cancelled_op, aborted, victims;
+	uint64_t steps;
 } tally;
 
 /* ---- Failing ---- */
@@ -186,7 +199,7 @@ static void *make(size_t size)
 
 static bool writes(const struct io *io)
 {
-	return io->op == IO_WRITE;
+	return io->op == IO_WRITE || io->op == IO_DISCARD;
 }
 
 static int judged_by(const struct unit_view *v, const struct test_io *tio)
@@ -195,13 +208,17 @@ static int judged_by(const struct unit_view *v, const struct test_io *tio)
 
 	if (tio->uio.generation != 0 && tio->uio.generation != v->generation)
 		return -ESTALE;
-	if (v->holder != 0 && v->holder != tio->task->ut.nexus_id)
+	if (v->holder != 0 && v->holder != tio->task->ut.nexus_id && !tio->internal)
 		return -EACCES;
+	if ((v->flags & UNIT_MISSING) != 0)
+		return -ENODEV;
+	if ((v->flags & UNIT_REWRITING) != 0 && !tio->internal)
+		return -EBUSY;
 	if (io->op == IO_FLUSH)
 		return 0;
 	if ((v->flags & UNIT_STOPPED) != 0)
 		return -ENOMEDIUM;
-	if ((v->flags & UNIT_WRITE_PROTECTED) != 0 && writes(io))
+	if ((v->flags & (UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED)) != 0 && writes(io))
 		return -EROFS;
 	return io->off + io->len > v->size ? -ERANGE : 0;
 }
@@ -211,6 +228,20 @@ static bool some_view_says(const struct test_io *tio, uint64_t floor, int err)
 {
 	for (uint64_t g = floor; g <= w.newest; g++)
 		if (judged_by(&w.views[g], tio) == err)
+			return true;
+	return false;
+}
+
+static bool is_through(const struct unit_view *v)
+{
+	return (v->flags & UNIT_WRITE_THROUGH) != 0;
+}
+
+/* Does a view that lets it through want it written through, or not? */
+static bool some_view_wants(const struct test_io *tio, uint64_t floor, bool through)
+{
+	for (uint64_t g = floor; g <= w.newest; g++)
+		if (judged_by(&w.views[g], tio) == 0 && is_through(&w.views[g]) == through)
 			return true;
 	return false;
 }
@@ -242,19 +273,44 @@ static void check_updates(const struct test_io *tio)
 	tio->task->updating = true;
 }
 
-static void check_at_store(struct test_io *tio)
+/* What comes to the store for the first time. */
+static void check_entrance(struct test_io *tio, const struct io *io)
 {
 	uint64_t floor = w.home_loop ? tio->floor : w.answered;
+	bool through = (io->flags & IO_FUA) != 0;
 
-	PROMISE(tio->busy && !tio->reached, "an I/O reached the store twice");
+	PROMISE(some_view_says(tio, floor, 0),
+		"an I/O reached the store that view %llu, which was answered, excludes",
+		(unsigned long long)floor);
+	if (io->op == IO_WRITE)
+		PROMISE(some_view_wants(tio, floor, through), "a write %s, which no view says",
+			through ? "was written through" : "may stay in a cache");
+	else
+		PROMISE(!through, "FUA where there is none");
+	tio->ceiling = w.newest;
+	tally.through += through;
+	tally.internal += judged_by(&w.views[w.newest], tio) == 0 &&
+			  (w.views[w.newest].flags & UNIT_REWRITING) != 0;
+	check_updates(tio);
+}
+
+static void check_at_store(struct test_io *tio, const struct io *io)
+{
+	PROMISE(tio->busy, "an I/O reached the store that nobody waits for");
 	PROMISE(w.home_loop || loop_self() == tio->task->nexus->loop, "an I/O on another loop");
 	PROMISE(w.home_loop || !tio->task->ut.aborted,
 		"an I/O of an aborted task reached the store");
 	PROMISE(w.acting == 0, "an I/O reached the store while a QUIESCE acts");
-	PROMISE(some_view_says(tio, floor, 0),
-		"an I/O reached the store that view %llu, which was answered, excludes",
-		(unsigned long long)floor);
-	check_updates(tio);
+	PROMISE(channel_view(tio->task->ut.channel)->generation <= w.newest,
+		"a view was seen before it was kept");
+	if (!tio->reached) {
+		check_entrance(tio, io);
+		return;
+	}
+	PROMISE(tio->op == IO_DISCARD && io->op == IO_FLUSH && !tio->flushed,
+		"an I/O reached the store twice");
+	tio->flushed = true;
+	tally.flushed++;
 }
 
 /* ---- The store ---- */
@@ -271,7 +327,7 @@ static void leave_store(struct loop_timer *timer)
 		if (a->op.matches(&a->op, &tio->task->ut))
 			a->victims_gone_ns = now();
 	}
-	io_end(tio->at_store, chance(20) == 0 ? -EIO : 0);
+	io_end(tio->at_store, chance(20) == 0 ? STORE_ERROR : 0);
 }
 
 static uint64_t time_in_store(void)
@@ -284,10 +340,10 @@ static void store_takes(struct store *s, struct io *io)
 	struct test_io *tio = container_of(io->iov, struct test_io, iov);
 	uint64_t ns = time_in_store();
 
-	check_at_store(tio);
+	check_at_store(tio, io);
+	w.ops_stored += !tio->reached;
 	tio->at_store = io;
 	tio->reached = true;
-	w.ops_stored++;
 	list_push_back(&w.stored, &tio->link);
 	loop_timer_init(&tio->timer, io->loop, leave_store);
 	if (ns == 0)
@@ -301,8 +357,11 @@ static int store_open_noting(struct store **out, struct loop_set *set,
 			     const struct store_config *config, struct diag *d)
 {
 	*out = make(sizeof(**out));
-	(*out)->info = (struct store_info){
-		.size = DISK_BYTES, .logical_block = 512, .physical_block = 512};
+	(*out)->info = (struct store_info){.size = DISK_BYTES,
+					   .logical_block = 512,
+					   .physical_block = 512,
+					   .discard_granularity = 512,
+					   .discard_zeroes = w.discard_zeroes};
 	return 0;
 }
 
@@ -311,11 +370,11 @@ static void store_close_noting(struct store *s)
 	free(s);
 }
 
-#define NOTING(name_, threading_)                                                       \
-	{                                                                               \
-		.name = (name_), .threading = (threading_), .open = store_open_noting,  \
-		.close = store_close_noting, .read = store_takes, .write = store_takes, \
-		.flush = store_takes,                                                   \
+#define NOTING(name_, threading_)                                                            \
+	{                                                                                    \
+		.name = (name_), .threading = (threading_), .writes_fua = true,              \
+		.open = store_open_noting, .close = store_close_noting, .read = store_takes, \
+		.write = store_takes, .flush = store_takes, .discard = store_takes,          \
 	}
 
 static const struct store_type noting = NOTING("noting", STORE_ANY_LOOP);
@@ -331,8 +390,6 @@ static void task_end(struct task *t)
 
 	if (t->locked)
 		range_unlock(&t->lock);
-	if (t->kind == TASK_UPDATE)
-		w.exclusives--;
 	loop_timer_stop(&t->wait);
 	list_remove(&t->link);
 	unit_task_end(&t->ut);
@@ -352,12 +409,28 @@ static void io_settled(struct test_io *tio)
 	tio->task->busy--;
 }
 
+/* Zeros that were promised are durable where a write would be. */
+static void check_discard(const struct test_io *tio)
+{
+	bool wanted = false;
+
+	for (uint64_t g = tio->floor; g <= tio->ceiling; g++)
+		wanted |= w.discard_zeroes && is_through(&w.views[g]) == tio->flushed;
+	PROMISE(wanted || !(w.discard_zeroes || tio->flushed), "a discard was %sflushed",
+		tio->flushed ? "" : "not ");
+}
+
 static void check_result(const struct test_io *tio)
 {
 	int err = tio->uio.io.result;
 
 	if (tio->reached) {
-		PROMISE(err == 0 || err == -EIO, "the store's result became %d", err);
+		PROMISE(err == 0 || err == STORE_ERROR ||
+				(err == -ECANCELED && tio->op == IO_DISCARD &&
+				 tio->task->ut.aborted),
+			"the store's result became %d", err);
+		if (err == 0 && tio->op == IO_DISCARD)
+			check_discard(tio);
 		return;
 	}
 	tally.refused++;
@@ -379,6 +452,7 @@ static void io_done(struct unit_io *uio)
 	PROMISE(loop_self() == t->nexus->loop, "done on another loop");
 	check_result(tio);
 	io_settled(tio);
+	PROMISE(uio->io.op == tio->op, "an I/O became another");
 	if (uio->io.result == -ESTALE && t->kind == TASK_IO)
 		t->next = (unsigned)(tio - t->ios); /* again, from the checks on */
 	task_go_on(t);
@@ -391,10 +465,14 @@ static void io_submit(struct test_io *tio)
 	tio->uio.task = &t->ut;
 	tio->uio.done = io_done;
 	tio->uio.generation = t->checks ? channel_view(t->ut.channel)->generation : 0;
+	if (t->kind == TASK_UPDATE)
+		tio->uio.generation = tio == t->ios ? t->looked : 0;
+	tio->uio.io.flags = (tio->internal ? UNIT_IO_INTERNAL : 0u) |
+			    (t->kind == TASK_UPDATE ? UNIT_IO_LOCKED : 0u);
 	tio->uio.io.iov = &tio->iov;
 	tio->uio.io.niov = 1;
 	tio->busy = true;
-	tio->reached = false;
+	tio->reached = tio->flushed = false;
 	tio->floor = w.answered;
 	t->busy++;
 	unit_submit(&tio->uio);
@@ -404,35 +482,25 @@ static void io_submit(struct test_io *tio)
 static void io_choose(struct test_io *tio, struct task *t)
 {
 	static uint8_t data[4 * 64 * 1024];
-	static const enum io_op ops[] = {IO_WRITE, IO_WRITE, IO_WRITE, IO_READ, IO_READ, IO_FLUSH};
+	static const enum io_op ops[] = {IO_WRITE, IO_WRITE, IO_WRITE,  IO_READ,
+					 IO_READ,  IO_FLUSH, IO_DISCARD};
 	struct io *io = &tio->uio.io;
 
 	tio->task = t;
-	io->op = ops[chance(ARRAY_LEN(ops))];
+	tio->internal = chance(10) == 0;
+	tio->op = io->op = ops[chance(ARRAY_LEN(ops))];
 	io->off = chance(28) * 32 * 1024;
 	io->len = (1 + chance(4)) * 32 * 1024;
 	tio->iov = (struct iovec){.iov_base = data, .iov_len = io->len};
 }
 
-/* A read and a write of one range, with the generation that was seen first, so that the locks are
- * armed in between. */
-static void update_go_on(struct task *t)
-{
-	if (t->locking || t->busy != 0)
-		return;
-	t->updating = t->updating && t->next == 1 && !t->ut.aborted && t->ios[0].uio.io.result == 0;
-	if (t->next == 0 || t->updating) {
-		struct test_io *tio = &t->ios[t->next];
-		uint64_t generation = t->ios[0].uio.generation;
+/* ---- Atomic updates, as unit.h wants them ---- */
 
-		t->next++;
-		t->checks = true;
-		io_submit(tio);
-		CHECK(t->next == 2 || generation == 0 || tio->uio.generation >= generation);
-		return;
-	}
-	tally.updates += t->next == 2;
-	task_end(t);
+static void arm(struct task *t);
+
+static bool sees_armed(const struct task *t)
+{
+	return (channel_view(t->ut.channel)->flags & UNIT_LOCKS_ARMED) != 0;
 }
 
 static void update_granted(struct range_lock *lock)
@@ -441,30 +509,81 @@ static void update_granted(struct range_lock *lock)
 
 	t->locking = false;
 	t->locked = true;
-	if (t->ut.aborted)
-		task_end(t);
-	else
-		update_go_on(t);
+	task_go_on(t);
 }
 
-static void update_begin(struct task *t)
+static void update_lock(struct task *t)
 {
+	PROMISE(++t->rounds <= ROUNDS_MAX, "locks are disarmed over and over under an update");
 	t->lock = (struct range_lock){.off = t->ios[0].uio.io.off,
 				      .len = t->ios[0].uio.io.len,
 				      .exclusive = true,
 				      .loop = t->nexus->loop,
 				      .granted = update_granted};
-	w.exclusives++;
-	t->ios[0].uio.io.op = IO_READ;
-	t->ios[0].uio.io.flags = UNIT_IO_LOCKED;
-	t->ios[1] = t->ios[0];
-	t->ios[1].uio.io.op = IO_WRITE;
-	t->nios = 2;
+	t->next = 0;
 	t->locking = true;
 	if (range_lock(unit_bdev(w.unit), &t->lock))
 		update_granted(&t->lock);
 	else
 		tally.lock_waits++;
+}
+
+/* true: the locks are armed, as seen with the lock in hand. */
+static bool update_looks(struct task *t)
+{
+	const struct unit_view *v = channel_view(t->ut.channel);
+
+	t->looked = v->generation;
+	t->next = 1;
+	if (sees_armed(t))
+		return true;
+	tally.anew++;
+	range_unlock(&t->lock);
+	t->locked = false;
+	arm(t);
+	return false;
+}
+
+/* Time passes between a step and the next; sometimes more than locks stay armed for nobody. */
+static bool update_pauses(struct task *t)
+{
+	uint64_t ns = chance(12) * TICK_NS + (chance(64) == 0 ? 2 * ARM_IDLE_NS : 0);
+
+	t->paused = !t->paused && chance(3) == 0;
+	if (t->paused)
+		CHECK(loop_timer_start(&t->wait, ns) == 0);
+	return t->paused;
+}
+
+static bool update_is_over(struct task *t)
+{
+	int err = t->next >= 2 ? t->ios[t->next - 2].uio.io.result : 0;
+
+	if (t->next == 2 && err == -ESTALE && !t->ut.aborted) {
+		tally.looked_again++;
+		t->next = 0;
+		return false;
+	}
+	tally.updates += t->next == 3 && err == 0;
+	return t->ut.aborted || t->failed || err != 0 || t->next == 3;
+}
+
+static void update_go_on(struct task *t)
+{
+	if (!task_is_idle(t))
+		return;
+	if (update_is_over(t)) {
+		task_end(t);
+		return;
+	}
+	if (!t->locked && sees_armed(t)) {
+		update_lock(t);
+	} else if (!t->locked) {
+		arm(t);
+	} else if (t->next != 0 || update_looks(t)) {
+		if (!update_pauses(t))
+			io_submit(&t->ios[t->next++ - 1]);
+	}
 }
 
 static void task_go_on(struct task *t)
@@ -544,41 +663,89 @@ static void begin_io(struct nexus *n)
 
 static void begin_update(struct nexus *n)
 {
-	struct task *t;
+	struct task *t = task_begin(n, TASK_UPDATE);
 
-	if ((channel_view(n->attach->ua.channel)->flags & UNIT_LOCKS_ARMED) == 0) {
-		begin_io(n);
-		return;
-	}
-	t = task_begin(n, TASK_UPDATE);
 	t->lazy = false;
+	t->nios = 2;
 	io_choose(&t->ios[0], t);
-	update_begin(t);
+	t->ios[1] = t->ios[0];
+	t->ios[0].op = t->ios[0].uio.io.op = IO_READ;
+	t->ios[1].op = t->ios[1].uio.io.op = IO_WRITE;
+	update_go_on(t);
 }
 
 /* ---- Control operations ---- */
 
+static uint64_t view_add(const struct unit_view *v, unsigned changes, uint64_t origin)
+{
+	uint64_t g = ++w.newest;
+
+	CHECK(g < VIEWS_MAX);
+	w.views[g] = *v;
+	w.views[g].generation = g;
+	w.changes[g] = changes;
+	w.origins[g] = origin;
+	return g;
+}
+
+/* After each step: the views that the unit makes by itself, which arm and disarm. */
+static void look_at_unit(void)
+{
+	const struct unit_view *v = w.unit->offer.view, *last = &w.views[w.newest];
+
+	if (w.unit->arming.disarming && !w.disarming)
+		tally.disarms++;
+	w.disarming = w.unit->arming.disarming;
+	if (v == NULL || v->generation <= w.newest)
+		return;
+	PROMISE(v->generation == w.newest + 1 && (v->flags ^ last->flags) == UNIT_LOCKS_ARMED &&
+			v->size == last->size && v->holder == last->holder,
+		"a view from nowhere");
+	PROMISE(w.unit->offer.changes == 0, "arming locks is told");
+	if ((v->flags & UNIT_LOCKS_ARMED) != 0)
+		tally.armed++;
+	else
+		tally.disarmed++;
+	view_add(v, 0, 0);
+}
+
 static int op_edit(struct unit_op *uop, struct unit_view *next)
 {
 	struct op *op = container_of(uop, struct op, op);
-	unsigned keep = op->kind == PUBLISH ? UNIT_LOCKS_ARMED : 0;
 
 	PROMISE(loop_self() != NULL && next->generation != 0, "edit outside the steward");
+	PROMISE(w.keeping == 0, "an operation began while another one is kept");
 	if (op->fails)
 		return -EINVAL;
-	/* Disarming would break an update in two. */
-	if (w.exclusives != 0)
-		keep = UNIT_LOCKS_ARMED;
 	next->holder = op->wanted.holder;
 	next->size = op->wanted.size;
-	next->flags = (op->wanted.flags & ~keep) | (next->flags & keep);
-	op->generation = w.newest + 1;
-	CHECK(op->generation < VIEWS_MAX);
-	w.views[op->generation] = *next;
-	w.views[op->generation].generation = op->generation;
-	w.changes[op->generation] = op->op.changes;
-	w.origins[op->generation] = op->op.nexus_id;
-	w.newest = op->generation;
+	next->flags = op->wanted.flags | (next->flags & UNIT_LOCKS_ARMED);
+	op->made = *next;
+	if (uop->keep != NULL)
+		w.keeping++;
+	else
+		op->generation = view_add(next, uop->changes, uop->nexus_id);
+	return 0;
+}
+
+/* Only what was kept may ever be seen. */
+static int op_keep(struct unit_op *uop, const struct unit_view *next)
+{
+	struct op *op = container_of(uop, struct op, op);
+
+	PROMISE(loop_self() == NULL, "a view is kept on a loop");
+	PROMISE(w.keeping == 1 && !op->kept && op->generation == 0, "a view is kept twice");
+	PROMISE(next->generation == w.newest + 1 && next->flags == op->made.flags &&
+			next->holder == op->made.holder,
+		"another view is kept");
+	w.keeping--;
+	if (op->keep_fails) {
+		tally.not_kept++;
+		return -ENOSPC;
+	}
+	tally.kept++;
+	op->kept = true;
+	op->generation = view_add(next, uop->changes, uop->nexus_id);
 	return 0;
 }
 
@@ -676,10 +843,16 @@ static void check_op(const struct op *op, int err)
 		PROMISE(op->cancelled || op->task->ut.aborted,
 			"an operation was cancelled by nobody");
 	else if (err != 0 && err != -ETIMEDOUT)
-		PROMISE(op->fails, "an operation failed with %d", err);
+		PROMISE(err == (op->keep_fails && !op->fails ? -ENOSPC : op->failure),
+			"an operation failed with %d", err);
 	PROMISE(err == 0 || op->generation == 0, "an operation failed and changed the view");
+	PROMISE(err == 0 || !op->kept, "an operation failed with %d, and is kept", err);
+	PROMISE(err != 0 || op->kept || op->op.keep == NULL || op->kind == ARM,
+		"an operation is done and was not kept");
 	if (op->kind == QUIESCE)
 		check_quiesced(op, err);
+	if (op->kind == ARM)
+		return;
 	if (op->kind == ABORT) {
 		tally.aborted += err == 0;
 		if (err == 0)
@@ -704,21 +877,33 @@ static void op_done(struct unit_op *uop, int err)
 	free(op);
 	if (t != NULL) {
 		t->op = NULL;
+		t->failed = err != 0;
 		task_go_on(t);
 	}
 }
 
 static void choose_view(struct op *op)
 {
+	static const struct {
+		unsigned flag, one_in;
+	} flags[] = {
+		{UNIT_WRITE_PROTECTED, 10}, {UNIT_SOFT_PROTECTED, 10}, {UNIT_STOPPED, 16},
+		{UNIT_MISSING, 16},         {UNIT_REWRITING, 12},      {UNIT_WRITE_THROUGH, 3},
+	};
 	struct unit_view *v = &op->wanted;
 
 	v->holder = chance(3) == 0 ? w.nexuses[chance(w.nnexuses)].id : 0;
 	v->size = chance(4) == 0 ? DISK_BYTES / 2 : DISK_BYTES;
-	v->flags = (chance(6) == 0 ? UNIT_WRITE_PROTECTED : 0u) |
-		   (chance(12) == 0 ? UNIT_STOPPED : 0u) | (chance(2) == 0 ? UNIT_LOCKS_ARMED : 0u);
+	for (unsigned i = 0; i < ARRAY_LEN(flags); i++)
+		v->flags |= chance(flags[i].one_in) == 0 ? flags[i].flag : 0u;
 	op->fails = chance(8) == 0;
+	op->failure = op->kind == QUIESCE ? -EIO : -EINVAL;
 	op->op.changes = chance(4) == 0 ? 0 : UNIT_CHANGED_SIZE;
 	op->op.edit = op_edit;
+	if (chance(3) == 0) {
+		op->op.keep = op_keep;
+		op->keep_fails = chance(3) == 0;
+	}
 }
 
 static void choose_deadline(struct op *op)
@@ -726,7 +911,6 @@ static void choose_deadline(struct op *op)
 	static const unsigned ticks[] = {0, 0, 3, 10, 20, 100};
 
 	op->op.timeout_ns = ticks[chance(ARRAY_LEN(ticks))] * TICK_NS;
-	op->op.act = op_act;
 }
 
 static void choose_victims(struct op *op)
@@ -739,8 +923,10 @@ static void choose_victims(struct op *op)
 
 static void submit_op(struct nexus *n, struct op *op)
 {
-	static void (*const submit[NKINDS])(struct unit_op *) = {
-		[PUBLISH] = unit_publish, [QUIESCE] = unit_quiesce, [ABORT] = unit_abort};
+	static void (*const submit[NKINDS])(struct unit_op *) = {[PUBLISH] = unit_publish,
+								 [QUIESCE] = unit_quiesce,
+								 [ARM] = unit_arm,
+								 [ABORT] = unit_abort};
 
 	op->op.unit = w.unit;
 	op->op.loop = n->loop;
@@ -774,9 +960,22 @@ static void begin_control(struct nexus *n)
 		choose_victims(op);
 	else
 		choose_view(op);
-	if (op->kind == QUIESCE)
+	if (op->kind == QUIESCE) {
 		choose_deadline(op);
+		op->op.act = op_act;
+	}
 	submit_op(n, op);
+}
+
+static void arm(struct task *t)
+{
+	struct op *op = make(sizeof(*op));
+
+	op->kind = ARM;
+	op->task = t;
+	t->op = op;
+	choose_deadline(op);
+	submit_op(t->nexus, op);
 }
 
 /* ---- Nexuses ---- */
@@ -798,6 +997,7 @@ static void was_told(struct unit_attach *ua, unsigned changes, uint64_t origin)
 	uint64_t g = channel_view(ua->channel)->generation;
 
 	PROMISE(loop_self() == ua->loop, "told on another loop");
+	PROMISE(g <= w.newest, "told of a view before it was kept");
 	PROMISE(g > a->since && !a->told[g], "told twice of one view");
 	PROMISE(changes == w.changes[g] && origin == w.origins[g], "told of something else");
 	a->told[g] = true;
@@ -834,10 +1034,21 @@ static void attached_action(struct nexus *n)
 		nexus_detach(n);
 	else if (what < 6)
 		begin_control(n);
-	else if (what < 8)
+	else if (what < 9)
 		begin_update(n);
 	else
 		begin_io(n);
+}
+
+/* Soon, or about when the locks are disarmed if nobody takes one before. */
+static uint64_t until_next_action(void)
+{
+	const struct loop_timer *t = &w.unit->arming.timer;
+	uint64_t at = t->due_ns + chance(2) * ARM_IDLE_NS - 8 * TICK_NS;
+
+	if (!loop_timer_running(t) || chance(3) != 0)
+		return chance(12) * TICK_NS;
+	return max_u64(at, now()) - now() + chance(24) * TICK_NS;
 }
 
 static void nexus_acts(struct loop_timer *timer)
@@ -849,7 +1060,7 @@ static void nexus_acts(struct loop_timer *timer)
 	else if (n->attached)
 		attached_action(n);
 	if (++n->actions < ACTIONS)
-		CHECK(loop_timer_start(timer, chance(12) * TICK_NS) == 0);
+		CHECK(loop_timer_start(timer, until_next_action()) == 0);
 }
 
 /* ---- A run ---- */
@@ -866,7 +1077,10 @@ static void world_make(struct loop_set *set, uint64_t seed)
 	struct store *store;
 	struct bdev *bdev;
 
-	w = (struct world){.set = set, .seed = seed, .home_loop = seed % 3 != 0};
+	w = (struct world){.set = set,
+			   .seed = seed,
+			   .home_loop = seed % 3 != 0,
+			   .discard_zeroes = seed % 5 != 0};
 	list_init(&w.tasks);
 	list_init(&w.stored);
 	list_init(&w.aborts);
@@ -912,17 +1126,21 @@ static void world_end(void)
 		nexus_detach(&w.nexuses[i]);
 	}
 	check_counters();
+	PROMISE((w.unit->view->flags & UNIT_LOCKS_ARMED) == 0,
+		"locks that nobody takes stay armed");
+	PROMISE(range_lock_use(unit_bdev(w.unit)).held == 0, "a lock is held for ever");
 	tally.stored += w.ops_stored;
 	unit_destroy(w.unit);
 }
 
 static uint64_t run_order(struct loop_set *set, uint64_t seed)
 {
-	uint64_t steps;
+	uint64_t steps = 0;
 
 	sim_reset(set, seed);
 	world_make(set, seed);
-	steps = sim_run(set, 1000000);
+	for (; steps < 1000000 && sim_step(set); steps++)
+		look_at_unit();
 	PROMISE(steps < 1000000, "it never comes to rest");
 	tally.steps += steps;
 	world_end();
@@ -951,11 +1169,21 @@ static void show_tally(uint64_t orders)
 	show("... for an old generation", tally.stale, orders);
 	show("... for another holder", tally.conflict, orders);
 	show("... for its task was aborted", tally.cancelled_io, orders);
+	show("... written through", tally.through, orders);
+	show("... discards flushed", tally.flushed, orders);
+	show("... internal, while rewriting", tally.internal, orders);
 	show("atomic updates", tally.updates, orders);
 	show("... that waited for their lock", tally.lock_waits, orders);
+	show("... whose view grew old", tally.looked_again, orders);
+	show("... disarmed with the lock in hand", tally.anew, orders);
+	show("locks armed", tally.armed, orders);
+	show("... and disarmed", tally.disarmed, orders);
+	show("... or not, when that was tried", tally.disarms - tally.disarmed, orders);
 	show("PUBLISH done", tally.published, orders);
 	show("QUIESCE done", tally.quiesced, orders);
 	show("QUIESCE past its deadline", tally.timed_out, orders);
+	show("views kept", tally.kept, orders);
+	show("views that could not be kept", tally.not_kept, orders);
 	show("ABORT done", tally.aborted, orders);
 	show("... their victims", tally.victims, orders);
 	show("operations cancelled", tally.cancelled_op, orders);
