@@ -2,6 +2,7 @@
 #
 #   make run [FILE=disk.img] [SIZE=10G] [LISTEN=127.0.0.1:3260]    serve a disk until Ctrl-C
 #   make check                                                     every check and every test
+#   make docs                                                      writes the tables of docs/scsi.md anew
 #   make build | bench | soak | install [DESTDIR=] [PREFIX=] | clean
 
 FILE = ./spindle.img
@@ -42,6 +43,9 @@ bench:
 	@ninja --quiet -C build
 	@exec bench/run $(ARGS)
 
+docs: build
+	@ninja --quiet -C build docs
+
 install: build
 	@meson configure build -Dprefix="$(PREFIX)"
 	@ninja -C build spindle >/dev/null
@@ -50,4 +54,4 @@ install: build
 clean:
 	@rm -rf build build-asan build-tsan build-clang build-release
 
-.PHONY: build run check soak bench install clean
+.PHONY: build run check soak bench docs install clean
