@@ -229,9 +229,9 @@ void reply_send(struct scsi_task *task, const struct writer *w);
  */
 enum seg_step {
 	STEP_END,
-	STEP_RECEIVE, /* the segment's data-out arrives */
+	STEP_RECEIVE, /* the segment's data-out arrives; only as the first step */
 	STEP_LOCK,    /* exclusive range lock over its blocks, until the segment's end */
-	STEP_READ,    /* blocks -> memory beside the data */
+	STEP_READ,    /* blocks -> memory beside the data, if there is data */
 	STEP_COMPARE, /* what was read with the data: MISCOMPARE */
 	STEP_OR,      /* the data takes the bits of what was read */
 	STEP_WRITE,   /* the data -> blocks, with task->io_flags */
@@ -271,7 +271,8 @@ bool data_from_pattern(struct scsi_task *task, uint32_t off);
 void task_lock(struct scsi_task *task, uint64_t lba, uint64_t nblocks,
 	       void (*next)(struct scsi_task *task));
 
-/* One I/O without data of the initiator; then `next`, or the end with the status of the failure. */
+/* One I/O without data of the initiator, with task->io_flags; then `next`, or the end with the status
+ * of the failure. An IO_EXTENT leaves its answer in task->segs[0].uio.io.extent. */
 void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	     void (*next)(struct scsi_task *task));
 
@@ -293,6 +294,8 @@ void task_publish(struct scsi_task *task, const struct task_change *change,
 bool task_is_lent(const struct scsi_task *task);
 /* A unit's ABORT wants the task's I/O and data back. */
 void task_let_go(struct scsi_task *task);
+/* The task ends: what was gathered for it, and its lock. */
+void task_release(struct scsi_task *task);
 
 /* The blocks that a CDB names: where LBA and length stand in one of 6, 10, 12 and 16 bytes (SBC-3
  * 5.11 and all that look like it). */

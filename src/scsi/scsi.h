@@ -72,6 +72,7 @@ void scsi_target_change_lun(struct scsi_lun_op *op);
  * ------------------------------------------------------------------------------------------------
  */
 
+struct plan;
 struct scsi_task;
 struct scsi_seg;
 
@@ -85,9 +86,9 @@ struct scsi_transport {
 	 * Moves the bytes [off, off + len) of the command's data and answers by scsi_moved(seg,
 	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
 	 * that memory no longer. Segments come in offset order. Data-out (niov is 0): brings the
-	 * bytes in and sets seg->buf (scsi puts it back) and seg->iov; moved when all are there,
-	 * and their digests were right. -EIO: they will not come; the transport has filled in the
-	 * task's sense or lost the nexus.
+	 * bytes in and sets seg->buf (scsi puts it back) and seg->iov, one piece from the start of
+	 * buf; moved when all are there, and their digests were right. -EIO: they will not come;
+	 * the transport has filled in the task's sense or lost the nexus.
 	 */
 	void (*move)(struct scsi_seg *seg);
 	/* Let go of a segment early: scsi_moved(seg, -ECANCELED) comes as soon as it can, perhaps
@@ -146,6 +147,15 @@ enum scsi_status {
 #define SCSI_SEG_IOV     4
 #define SCSI_GATHER_BUFS 8 /* COMPARE AND WRITE of 255 blocks of 4096 bytes, twice */
 
+/* An exclusive lock over blocks, lock.c. */
+struct scsi_hold {
+	struct range_lock range;
+	struct scsi_task *task;
+	struct scsi_seg *seg; /* whose blocks these are; NULL: the task's */
+	uint64_t generation;  /* of the view that was looked at; 0: I/O has passed since */
+	unsigned state;       /* enum hold_state */
+};
+
 /* A piece of a command's data: at most SCSI_SEG_MAX bytes. */
 struct scsi_seg {
 	struct scsi_task *task;
@@ -154,9 +164,18 @@ struct scsi_seg {
 	unsigned niov;
 	struct loop_buf *buf; /* what iov points into; NULL: lent by the store */
 	/* private */
-	unsigned state; /* enum seg_state in data.c */
-	bool lent;      /* iov points into the store */
+	uint8_t state;         /* enum seg_state in data.h */
+	uint8_t step;          /* of the task's plan */
+	bool lent;             /* iov points into the store */
+	uint64_t at;           /* where it begins within the blocks of the plan */
+	struct loop_buf *read; /* what was read beside the data; or NULL */
 	struct unit_io uio;
+	struct iovec part[SCSI_SEG_IOV]; /* of `read`, and of what failed */
+	struct {
+		uint64_t lo, hi;   /* bytes of the disk: the first block that fails is in there */
+		uint64_t until_ns; /* when to stop looking for it */
+	} failing;
+	struct scsi_hold hold;
 };
 
 struct scsi_task {
@@ -181,22 +200,34 @@ struct scsi_task {
 	struct unit_task unit_task;
 	struct list link; /* in the ordering barrier's queue */
 	const struct scsi_cmd *cmd;
-	struct scsi_itl *itl; /* NULL: there is no logical unit at this LUN */
-	uint64_t generation;  /* of the view that was checked; 0: it has had its effect */
+	struct scsi_itl *itl;    /* NULL: there is no logical unit at this LUN */
+	uint64_t generation;     /* of the view that was checked; 0: it has had its effect */
+	const struct plan *plan; /* what is done with each segment */
 	uint64_t lba;
-	unsigned io_flags;  /* of writes */
-	uint64_t data_len;  /* bytes the command would move */
-	uint64_t move_len;  /* of these, the bytes that the initiator takes or brings */
+	unsigned io_flags;  /* of writes, and of task_io */
+	uint64_t data_len;  /* bytes the command would move between initiator and target */
+	uint64_t moved;     /* of these, handed over (in) or arrived (out) */
+	uint64_t move_len;  /* bytes that the plan's segments go over */
 	uint64_t started;   /* of these, the bytes whose segments were begun, */
-	uint64_t moved;     /* were handed over (in) or have arrived (out), */
-	uint64_t ended;     /* and are in the store (out) */
+	uint64_t ended;     /* and went through all of it */
 	uint64_t error_off; /* where the segment began whose failure is told; UINT64_MAX: none */
-	void (*next)(
-		struct scsi_task *task); /* after a plain I/O or PUBLISH; NULL: segments move */
-	unsigned stage;                  /* enum task_stage in impl.h */
+	/* After a plan, an I/O, a lock or a PUBLISH; NULL: scsi_task_end. */
+	void (*next)(struct scsi_task *task);
+	unsigned stage; /* enum task_stage in impl.h */
 	bool begun, barrier, stepping;
+	bool sends; /* the plan ends by sending */
+	bool locks; /* it has, or wants, locks: `hold` and those of its segments are valid */
+	bool arming;
+	bool keeps; /* `kept` is valid */
 	struct scsi_seg segs[2];
 	struct unit_op op;
+	struct scsi_hold hold;
+	struct {
+		struct loop_buf *bufs[SCSI_GATHER_BUFS], *pattern; /* or NULL */
+		uint32_t len;                                      /* bytes gathered */
+		uint32_t at; /* where the data of plans begins */
+		bool serves; /* data of plans without STEP_RECEIVE comes from there */
+	} kept;
 };
 
 /* On the nexus's loop. `finish` may come before it returns. */

@@ -166,10 +166,12 @@ static void init(struct scsi_task *task)
 	task->sense_len = 0;
 	task->stage = TASK_NEW;
 	task->cmd = NULL;
+	task->io_flags = 0;
 	task->data_len = task->move_len = task->started = task->moved = task->ended = 0;
 	task->error_off = UINT64_MAX;
 	task->next = NULL;
 	task->stepping = task->begun = false;
+	task->sends = task->locks = task->keeps = false;
 	task->unit_task.nexus_id = task->nexus->id;
 	task->unit_task.cancel = cancel;
 	task->unit_task.aborted = false;
@@ -177,6 +179,7 @@ static void init(struct scsi_task *task)
 		task->segs[i].task = task;
 		task->segs[i].state = 0;
 		task->segs[i].lent = false;
+		task->segs[i].buf = task->segs[i].read = NULL;
 	}
 }
 
@@ -225,6 +228,8 @@ static void set_residual(struct scsi_task *task)
 void scsi_task_end(struct scsi_task *task)
 {
 	set_residual(task);
+	if (task->keeps || task->locks)
+		task_release(task);
 	if (task->begun) {
 		/* Lent memory that still leaves keeps the task's place (data.c). */
 		if (!task_is_lent(task))

@@ -413,7 +413,7 @@ static void errors(void **state)
 		{"flush;eio", 0x35, 0x3, 0x0c, 0x00, -1, SCSI_CHECK_CONDITION},
 		{"write;enospc", 0x2a, 0x7, 0x27, 0x07, -1, SCSI_CHECK_CONDITION},
 		{"write;erofs", 0x2a, 0x7, 0x27, 0x00, -1, SCSI_CHECK_CONDITION},
-		{"read;enodev", 0x28, 0x4, 0x44, 0x00, -1, SCSI_CHECK_CONDITION},
+		{"read;enodev", 0x28, 0x2, 0x04, 0x03, -1, SCSI_CHECK_CONDITION},
 		{"read;enomem", 0x28, 0, 0, 0, -1, SCSI_TASK_SET_FULL},
 		{"read;etimedout", 0x28, 0, 0, 0, -1, SCSI_BUSY},
 	};
@@ -449,7 +449,7 @@ static void an_error_in_the_middle_of_a_read(void **state)
 	up("fault:rule=read@600K-700K;eio:ram:16M", 512);
 	ft = transfer(0x88, 0, len / 512, len, FX_LATER, NULL);
 	fx_sense(ft, 0x3, 0x11, 0x00);
-	fx_information(ft, 2 * SCSI_SEG_MAX / 512);
+	fx_information(ft, 600 * 1024 / 512);
 	assert_true(ft->moved <= 2 * SCSI_SEG_MAX);
 	assert_int_equal(ft->at_finish, ft->moved);
 	fx_residual(ft, len - ft->moved, 0);
@@ -486,7 +486,7 @@ static void the_lower_of_two_errors_is_told(void **state)
 	const uint32_t len = 2 * SCSI_SEG_MAX;
 	struct fx_task *ft;
 
-	up("fault:rule=read@0-1K;hang,rule=read;eio:ram:16M", 512);
+	up("fault:rule=read@0-1K;hang;count=1,rule=read;eio:ram:16M", 512);
 	ft = fx_rw(&nexus, 0x88, 1, len / 512);
 	ft->moves = FX_LATER;
 	fx_expect_in(ft, len);
