@@ -12,7 +12,7 @@
 
 #include <cmocka.h>
 
-#include "../unit/scsi_model.h"
+#include "../unit/scsi_model_run.h"
 #include "loop/sim.h"
 
 #define OPS 100 /* of each nexus and seed */

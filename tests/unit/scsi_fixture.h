@@ -21,12 +21,12 @@
 #include "scsi/impl.h"
 #include "store/impl.h"
 
-#define FX_UNUSED    __attribute__((unused))
-#define FX_UNITS     4
-#define FX_WAIT_S    20
-#define FX_NAA       "\x3a\x5b\x6c\x7d\x8e\x9f\x01\x02"
-#define FX_SERIAL    "a1b2c3d4"
-#define FX_NAME      "iqn.2026-11.test:disk"
+#define FX_UNUSED __attribute__((unused))
+#define FX_UNITS  4
+#define FX_WAIT_S 20
+#define FX_NAA    "\x3a\x5b\x6c\x7d\x8e\x9f\x01\x02"
+#define FX_SERIAL "a1b2c3d4"
+#define FX_NAME   "iqn.2026-11.test:disk"
 #ifndef FX_BUF_BYTES
 #define FX_BUF_BYTES (4 * MiB) /* the data of a task */
 #endif

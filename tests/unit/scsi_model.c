@@ -14,7 +14,7 @@
 #include <cmocka.h>
 #include <signal.h>
 
-#include "scsi_model.h"
+#include "scsi_model_run.h"
 
 #define OPS     120 /* of each nexus and seed */
 #define LIMIT_S 120 /* a run of one seed; far more than it takes */
