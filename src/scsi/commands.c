@@ -12,6 +12,8 @@
 #define NO_SA CMD_NO_SA
 
 #define READ_FLAGS  0x18 /* DPO, FUA. RDPROTECT: no protection information here. */
+#define VERIFY_FLAGS       0x16 /* DPO, BYTCHK. No VRPROTECT. */
+#define WRITE_VERIFY_FLAGS 0x12 /* DPO, BYTCHK 0 and 1: the other two are reserved */
 #define GROUP       0x1f /* GROUP NUMBER */
 #define CONTROL     0x00 /* NACA is refused (SAM-5 5.2, NORMACA is 0), the rest is not ours */
 #define SYNC_FLAGS  0x06 /* SYNC_NV, IMMED */
