@@ -1,0 +1,941 @@
+/*
+ * Work on a whole disk: FORMAT UNIT and SANITIZE, which have it to themselves, and self-tests. One at
+ * a time a logical unit, in the background of commands, on one loop (the unit's steward's), with an
+ * attachment and a task of its own, so that it outlives the nexus that asked for it.
+ *
+ *   task's loop                        job's loop
+ *
+ *   job_request_submit
+ *     QUIESCE: nothing of others is in the store any more; `claim` puts the work into the unit's
+ *     view, and keeps it with the disk before anybody sees that or a block is changed
+ *     -- arrived ------------------->  IDLE -> ATTACHING -> RUNNING <----------------.
+ *   answered <--- JOB_WAIT_BEGUN ----                         | nothing is in flight  |
+ *                                                         FLUSHING  (pass, position, stop)
+ *                                                             |                       |
+ *                                                        PUBLISHING --- position kept-'
+ *   answered <--- JOB_WAIT_ENDED ----  IDLE <-- detached <----'  the view without it, or failed
+ *
+ * A self-test in the background, or the default one, shares the disk: it makes no QUIESCE and
+ * publishes nothing. What has the disk to itself ends such a test first.
+ *
+ * The first error of the store ends FORMAT UNIT and SANITIZE: they have failed then, which is
+ * published, and kept if the disk still takes that. If it does not, it says that they are under way,
+ * and the next process goes on with them.
+ */
+#include "scsi/job.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+#define QUIESCE_NS    UINT64_C(10000000000) /* for the I/O of others; then BUSY */
+#define CHECKPOINT_NS UINT64_C(10000000000) /* how often the position is kept */
+#define RETRY_NS      UINT64_C(1000000000)
+#define PATTERN_BYTES LOOP_BUF_MAX
+
+static const struct job_type {
+	enum io_op op;
+	unsigned flags;
+	uint64_t bytes; /* at a time */
+	unsigned depth; /* at once */
+	enum lu_work running, failed;
+} types[] = {
+	[JOB_FORMAT] = {IO_ZERO, IO_MAY_UNMAP, 8 * MiB, JOB_IOS, WORK_FORMAT, WORK_FORMAT_FAILED},
+	[JOB_OVERWRITE] = {IO_WRITE, 0, (uint64_t)JOB_IOV *PATTERN_BYTES, JOB_IOS, WORK_SANITIZE,
+			   WORK_SANITIZE_FAILED},
+	[JOB_BLOCK_ERASE] = {IO_ZERO, IO_MAY_UNMAP, 8 * MiB, JOB_IOS, WORK_SANITIZE,
+			     WORK_SANITIZE_FAILED},
+	[JOB_SELF_TEST] = {IO_READ, 0, LOOP_BUF_MAX, 1, WORK_SELF_TEST, WORK_NONE},
+};
+
+static const struct job_type *type_of(const struct job_work *work)
+{
+	return &types[work->kind];
+}
+
+static bool is_test(const struct job_work *work)
+{
+	return work->kind == JOB_SELF_TEST;
+}
+
+/* Nobody else's I/O passes meanwhile. */
+static bool is_exclusive(const struct job_work *work)
+{
+	return is_test(work) ? test_is_exclusive(work) : work->kind != JOB_NOTHING;
+}
+
+/* ---- Requests: on the task's loop ---- */
+
+struct job_request *job_request_new(struct scsi_task *task)
+{
+	struct job_request *req = calloc(1, sizeof(*req));
+
+	if (req == NULL) {
+		task_errno(task, -ENOMEM, IO_FLUSH, 0);
+		scsi_task_end(task);
+		return NULL;
+	}
+	req->job = task->itl->lu->job;
+	req->loop = task->nexus->loop;
+	req->task = task;
+	return req;
+}
+
+/* Why the work was not begun, or failed. What the view says of the unit goes first. */
+static void tell(struct scsi_task *task, const struct job_request *req)
+{
+	struct sense_data sense;
+
+	switch (req->answer) {
+	case JOB_DONE:
+		return;
+	case JOB_NO_TEST:
+		task_bad_field(task, 1, 7);
+		return;
+	case JOB_RESTRICTED:
+		task_bad_field(task, 1, 5);
+		return;
+	case JOB_ERROR:
+		task_errno(task, req->err, IO_FLUSH, 0);
+		return;
+	case JOB_FAILED:
+		if (is_test(&req->work))
+			scsi_task_sense(task, SENSE_SELF_TEST_FAILED);
+		break;
+	case JOB_TESTING:
+		if (job_test_sense(task->itl->lu, &sense))
+			task_sense_data(task, &sense);
+		break;
+	case JOB_BUSY:
+		break;
+	}
+	if (!scsi_task_stopped(task) && job_sense(task->itl->lu, itl_view(task->itl), &sense))
+		task_sense_data(task, &sense);
+	if (!scsi_task_stopped(task) && scsi_task_check(task))
+		task->status = SCSI_BUSY;
+}
+
+static void answered(struct loop_msg *msg)
+{
+	struct job_request *req = container_of(msg, struct job_request, msg);
+	struct scsi_task *task = req->task;
+
+	task->stage = TASK_RUNNING;
+	tell(task, req);
+	free(req);
+	scsi_task_end(task);
+}
+
+/* From the job's loop. */
+static void answer(struct job_request *req, enum job_answer answer)
+{
+	struct lu_job *job = req->job;
+	bool awaited;
+
+	pthread_mutex_lock(&job->lock);
+	awaited = req->task != NULL;
+	list_remove(&req->link);
+	pthread_mutex_unlock(&job->lock);
+	if (!awaited) {
+		free(req);
+		return;
+	}
+	req->answer = answer;
+	req->msg.run = answered;
+	loop_post(req->loop, &req->msg);
+}
+
+/* false: the answer is on its way, and ends the task. */
+static bool forget_task(struct lu_job *job, struct scsi_task *task)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&job->lock);
+	list_for_each_safe (pos, &job->requests) {
+		struct job_request *req = list_entry(pos, struct job_request, link);
+
+		if (req->task != task)
+			continue;
+		req->task = NULL;
+		found = true;
+	}
+	pthread_mutex_unlock(&job->lock);
+	return found;
+}
+
+void job_let_go(struct scsi_task *task)
+{
+	if (forget_task(task->itl->lu->job, task))
+		scsi_task_end(task);
+}
+
+static void arrived(struct loop_msg *msg);
+
+static void hand_over(struct job_request *req)
+{
+	req->msg.run = arrived;
+	loop_post(req->job->loop, &req->msg);
+}
+
+static struct job_request *op_request(struct unit_op *op)
+{
+	return container_of(op, struct job_request, op);
+}
+
+/* May it begin, as things are now? -EAGAIN: the checks of the task would stop it. -EPERM: a failed
+ * SANITIZE was not to be left by a less strict one (SBC-4 4.11.1). -EALREADY: a self-test runs. */
+static int may_claim(const struct job_request *req, const struct unit_view *view)
+{
+	const struct lu_state *state = lu_state_of(view);
+	const unsigned stops =
+		UNIT_MISSING | UNIT_STOPPED |
+		(is_test(&req->work) ? 0u : (unsigned)UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED);
+
+	if ((view->holder != 0 && view->holder != req->op.nexus_id) || (view->flags & stops) ||
+	    req->job->claimed || (req->job->state != JOB_IDLE && !is_test(&req->job->work)))
+		return -EAGAIN;
+	if (is_test(&req->work) && req->job->state != JOB_IDLE)
+		return -EALREADY;
+	switch (state->work) {
+	case WORK_NONE:
+		return 0;
+	case WORK_FORMAT_FAILED:
+		return is_test(&req->work) ? -EAGAIN : 0;
+	case WORK_SANITIZE_FAILED:
+		if (type_of(&req->work)->running != WORK_SANITIZE)
+			return -EAGAIN;
+		return !state->work_may_exit && req->work.may_exit ? -EPERM : 0;
+	default:
+		return -EAGAIN;
+	}
+}
+
+/* On the steward's loop, which is the job's. */
+static int claim(struct unit_op *op, struct unit_view *next)
+{
+	struct job_request *req = op_request(op);
+	const int err = may_claim(req, next);
+
+	if (err != 0)
+		return err;
+	req->claimed = req->job->claimed = true;
+	req->had_failed = lu_state_of(next)->work != WORK_NONE;
+	next->flags |= UNIT_REWRITING;
+	lu_state_edit(next)->work = low_u8(type_of(&req->work)->running);
+	lu_state_edit(next)->work_may_exit = req->work.may_exit;
+	return 0;
+}
+
+static int keep_claim(struct unit_op *op, const struct unit_view *next)
+{
+	const struct job_request *req = op_request(op);
+	const int err = job_keep(req->job->lu, lu_state_of(next)->work, &req->work);
+
+	/* It may be there all the same, and nothing of the kind shall begin after a restart. */
+	if (err != 0 && !req->had_failed)
+		job_keep(req->job->lu, WORK_NONE, &req->work);
+	return err;
+}
+
+static void claim_done(struct unit_op *op, int err)
+{
+	struct job_request *req = op_request(op);
+	struct scsi_task *task = req->task;
+
+	req->err = err;
+	task->stage = TASK_IN_JOB;
+	/* It was aborted after the point of no return, or never began. */
+	if (task->unit_task.aborted)
+		job_let_go(task);
+	hand_over(req);
+}
+
+static void submit_claim(struct job_request *req, struct scsi_task *task)
+{
+	req->op = (struct unit_op){
+		.unit = task->itl->lu->unit,
+		.loop = req->loop,
+		.nexus_id = task->nexus->id,
+		.task = &task->unit_task,
+		.edit = claim,
+		.keep = is_test(&req->work) ? NULL : keep_claim,
+		.timeout_ns = QUIESCE_NS,
+		.done = claim_done,
+	};
+	task->stage = TASK_IN_OP;
+	unit_quiesce(&req->op);
+}
+
+void job_request_submit(struct job_request *req, enum job_wait wait)
+{
+	struct scsi_task *task = req->task;
+
+	req->wait = wait;
+	pthread_mutex_lock(&req->job->lock);
+	list_push_back(&req->job->requests, &req->link);
+	pthread_mutex_unlock(&req->job->lock);
+	if (is_exclusive(&req->work)) {
+		submit_claim(req, task);
+	} else {
+		task->stage = TASK_IN_JOB;
+		hand_over(req);
+	}
+}
+
+/* ---- The work, from here on on the job's loop ---- */
+
+static void step(struct lu_job *job);
+static void publish(struct lu_job *job);
+
+static uint64_t size_of(const struct lu_job *job)
+{
+	return channel_view(job->attach.channel)->size;
+}
+
+static bool at_end(const struct lu_job *job)
+{
+	return job->work.off >= size_of(job);
+}
+
+static void take_turn(struct lu_job *job, enum job_turn turn)
+{
+	if (turn > job->turn)
+		job->turn = turn;
+}
+
+static void fail(struct lu_job *job)
+{
+	job->failed = true;
+	take_turn(job, TURN_FAIL);
+}
+
+/* A self-test ends early. */
+static void end_test(struct lu_job *job, unsigned result)
+{
+	if (job->turn >= TURN_STOP)
+		return;
+	job->result = low_u8(result);
+	take_turn(job, TURN_STOP);
+	if (job->state == JOB_RUNNING)
+		step(job);
+}
+
+static void show_progress(struct lu_job *job)
+{
+	const double passes = job->work.passes != 0 ? job->work.passes : 1;
+	const double done = (double)job->work.off / (double)size_of(job);
+	const double all = ((double)job->work.pass + (done < 1 ? done : 1)) / passes;
+
+	atomic_store_explicit(&job->progress, (unsigned)(all * 65535), memory_order_relaxed);
+}
+
+/* The pattern begins anew with each block. The last pass is not inverted (SBC-4 5.30.2.2). */
+static void fill_pattern(struct lu_job *job)
+{
+	const struct job_work *work = &job->work;
+	const uint32_t block = job->lu->info->block_size;
+	const bool inverted = work->invert && (work->passes - 1u - work->pass) % 2 != 0;
+	uint8_t *p = job->buf->data;
+
+	for (uint32_t i = 0; i < block; i++)
+		p[i] = low_u8(work->pattern[i % work->pattern_len] ^ (inverted ? 0xffu : 0u));
+	for (uint32_t at = block; at < PATTERN_BYTES; at += block)
+		memcpy(p + at, p, block);
+}
+
+static void begin_pass(struct lu_job *job)
+{
+	if (job->work.kind == JOB_OVERWRITE)
+		fill_pattern(job);
+	step(job);
+}
+
+/* ---- I/O ---- */
+
+static struct job_io *free_io(struct lu_job *job)
+{
+	for (unsigned i = 0; i < type_of(&job->work)->depth; i++) {
+		if (!job->ios[i].busy)
+			return &job->ios[i];
+	}
+	return NULL;
+}
+
+static void io_done(struct unit_io *uio)
+{
+	struct job_io *io = container_of(uio, struct job_io, uio);
+	struct lu_job *job = io->job;
+	const int err = uio->io.result;
+	uint64_t pause_ns = 0;
+
+	io->busy = false;
+	job->nbusy--;
+	if (err == -ECANCELED)
+		job->work.off = min_u64(job->work.off, uio->io.off);
+	else if (err == 0 && is_test(&job->work))
+		pause_ns = test_pause_ns(job, io->started_ns);
+	else if (err != 0 && (!is_test(&job->work) || test_read_failed(job, &uio->io)))
+		fail(job);
+	if (pause_ns == 0 || loop_timer_start(&job->timer, pause_ns) != 0)
+		step(job);
+}
+
+/* All pieces of a write are the same bytes. */
+static void set_iov(struct lu_job *job, struct job_io *io, uint64_t len)
+{
+	struct io *i = &io->uio.io;
+
+	i->iov = io->iov;
+	i->niov = 0;
+	if (i->op == IO_ZERO)
+		return;
+	for (uint64_t left = len; left != 0; left -= io->iov[i->niov++].iov_len)
+		io->iov[i->niov] = (struct iovec){.iov_base = job->buf->data,
+						  .iov_len = min_u64(left, LOOP_BUF_MAX)};
+}
+
+static void submit(struct lu_job *job, struct job_io *io)
+{
+	io->job = job;
+	io->busy = true;
+	io->started_ns = loop_now_ns(job->loop);
+	io->uio.io.flags |= UNIT_IO_INTERNAL;
+	io->uio.task = &job->task;
+	io->uio.generation = 0;
+	job->nbusy++;
+	unit_submit(&io->uio);
+}
+
+static void begin_io(struct lu_job *job, struct job_io *io)
+{
+	const struct job_type *type = type_of(&job->work);
+	const uint64_t size = size_of(job), left = size - job->work.off;
+	const uint64_t len =
+		is_test(&job->work) ? test_read_len(job, size) : min_u64(type->bytes, left);
+
+	io->uio.io.op = type->op;
+	io->uio.io.flags = type->flags;
+	io->uio.io.off = job->work.off;
+	io->uio.io.len = len;
+	io->uio.done = io_done;
+	set_iov(job, io, len);
+	if (is_test(&job->work))
+		test_advance(job, len, size);
+	else
+		job->work.off += len;
+	submit(job, io);
+}
+
+static void flushed(struct unit_io *uio);
+
+static void flush(struct lu_job *job)
+{
+	struct job_io *io = &job->ios[0];
+
+	job->state = JOB_FLUSHING;
+	io->uio.io.op = IO_FLUSH;
+	io->uio.io.flags = 0;
+	io->uio.io.off = io->uio.io.len = 0;
+	io->uio.io.niov = 0;
+	io->uio.done = flushed;
+	submit(job, io);
+}
+
+/* An ABORT of everything at the unit (a reset) does not end FORMAT UNIT or SANITIZE (SBC-4 4.11.2):
+ * what it called back is done once more, by a new task. A self-test ends (SPC-4 5.13.4). */
+static void aborted(struct unit_task *task)
+{
+	struct lu_job *job = container_of(task, struct lu_job, task);
+
+	task->aborted = true;
+	for (unsigned i = 0; i < JOB_IOS; i++) {
+		struct job_io *io = &job->ios[i];
+
+		if (!io->busy || !unit_io_cancel(&io->uio))
+			continue;
+		io->busy = false;
+		job->nbusy--;
+		if (job->state == JOB_FLUSHING)
+			job->state = JOB_RUNNING;
+		else
+			job->work.off = min_u64(job->work.off, io->uio.io.off);
+	}
+	if (is_test(&job->work))
+		end_test(job, TEST_ENDED_OTHERWISE);
+	else
+		step(job);
+}
+
+static void begin_task(struct lu_job *job)
+{
+	job->task.nexus_id = job->attach.nexus_id;
+	job->task.cancel = aborted;
+	unit_task_begin(job->attach.channel, &job->task);
+}
+
+/* ---- What is next ---- */
+
+/* Nobody waits any more for what is done in the foreground. */
+static bool is_abandoned(struct lu_job *job)
+{
+	bool abandoned;
+
+	if (job->waiter == NULL)
+		return false;
+	pthread_mutex_lock(&job->lock);
+	abandoned = job->waiter->task == NULL;
+	pthread_mutex_unlock(&job->lock);
+	return abandoned;
+}
+
+static void look_around(struct lu_job *job)
+{
+	const bool test = is_test(&job->work);
+
+	if (job->stopping || (test && is_abandoned(job))) {
+		if (test && job->turn < TURN_STOP)
+			job->result = TEST_ENDED_OTHERWISE;
+		take_turn(job, TURN_STOP);
+	} else if (!test && loop_now_ns(job->loop) - job->checkpoint_ns >= CHECKPOINT_NS) {
+		take_turn(job, TURN_CHECKPOINT);
+	}
+}
+
+/* Nothing is in flight. A self-test has changed nothing: there is nothing to flush or to keep. */
+static void turn(struct lu_job *job)
+{
+	loop_timer_stop(&job->timer);
+	if (is_test(&job->work) || job->turn == TURN_FAIL)
+		publish(job);
+	else
+		flush(job);
+}
+
+static void step(struct lu_job *job)
+{
+	struct job_io *io;
+
+	if (job->state != JOB_RUNNING)
+		return;
+	look_around(job);
+	while (job->turn == TURN_NONE && !job->task.aborted && !at_end(job) &&
+	       (io = free_io(job)) != NULL)
+		begin_io(job, io);
+	show_progress(job);
+	if (job->nbusy != 0)
+		return;
+	if (job->task.aborted) {
+		unit_task_end(&job->task);
+		begin_task(job);
+	}
+	if (job->turn != TURN_NONE || at_end(job))
+		turn(job);
+	else
+		step(job);
+}
+
+static void flushed(struct unit_io *uio)
+{
+	struct job_io *io = container_of(uio, struct job_io, uio);
+	struct lu_job *job = io->job;
+	const int err = uio->io.result;
+
+	io->busy = false;
+	job->nbusy--;
+	job->state = JOB_RUNNING;
+	if (err == -ECANCELED) {
+		step(job);
+		return;
+	}
+	if (err != 0)
+		fail(job);
+	if (err == 0 && job->turn == TURN_NONE && job->work.pass + 1u < job->work.passes) {
+		job->work.pass++;
+		job->work.off = 0;
+		begin_pass(job);
+	} else {
+		publish(job);
+	}
+}
+
+/* ---- The view that says how it ended, or the position ---- */
+
+/* The work is over: for good, or with a failure that stays. */
+static bool is_over(const struct lu_job *job)
+{
+	return is_test(&job->work) || job->turn == TURN_NONE || job->turn == TURN_FAIL;
+}
+
+static enum lu_work state_after(const struct lu_job *job)
+{
+	if (!is_over(job))
+		return type_of(&job->work)->running;
+	return job->failed ? type_of(&job->work)->failed : WORK_NONE;
+}
+
+static int edit_state(struct unit_op *op, struct unit_view *next)
+{
+	const struct lu_job *job = container_of(op, struct lu_job, op);
+
+	lu_state_edit(next)->work = low_u8(state_after(job));
+	if (state_after(job) == WORK_NONE)
+		next->flags &= ~(unsigned)UNIT_REWRITING;
+	return 0;
+}
+
+/* A failure that cannot be kept is one all the same. */
+static int keep_state(struct unit_op *op, const struct unit_view *next)
+{
+	const struct lu_job *job = container_of(op, struct lu_job, op);
+	const int err = job_keep(job->lu, lu_state_of(next)->work, &job->work);
+
+	return job->failed ? 0 : err;
+}
+
+static void quit(struct lu_job *job);
+
+static void published(struct unit_op *op, int err)
+{
+	struct lu_job *job = container_of(op, struct lu_job, op);
+
+	job->checkpoint_ns = loop_now_ns(job->loop);
+	if (err == -ENOMEM) {
+		/* Nothing has changed, and the view must not stay so. */
+		if (loop_timer_start(&job->timer, RETRY_NS) != 0)
+			unit_publish(&job->op);
+		return;
+	}
+	if (err != 0) {
+		/* What is kept would begin it anew after a restart, over newer data. */
+		CHECK(!job->failed);
+		fail(job);
+		publish(job);
+		return;
+	}
+	job->state = JOB_RUNNING;
+	if (job->turn == TURN_CHECKPOINT) {
+		job->turn = TURN_NONE;
+		step(job);
+		return;
+	}
+	quit(job);
+}
+
+static void publish(struct lu_job *job)
+{
+	job->state = JOB_PUBLISHING;
+	if (is_test(&job->work))
+		test_end(job);
+	if (!is_exclusive(&job->work)) {
+		quit(job);
+		return;
+	}
+	job->op = (struct unit_op){
+		.unit = job->lu->unit,
+		.loop = job->loop,
+		.edit = edit_state,
+		.keep = is_test(&job->work) ? NULL : keep_state,
+		.done = published,
+	};
+	unit_publish(&job->op);
+}
+
+static void timer_fired(struct loop_timer *timer)
+{
+	struct lu_job *job = container_of(timer, struct lu_job, timer);
+
+	if (job->state == JOB_PUBLISHING)
+		unit_publish(&job->op);
+	else
+		step(job);
+}
+
+/* ---- The beginning and the end ---- */
+
+static void attached(struct unit_attach *a, int err)
+{
+	struct lu_job *job = container_of(a, struct lu_job, attach);
+
+	CHECK(err == 0);
+	begin_task(job);
+	job->state = JOB_RUNNING;
+	job->buf = loop_buf_get(job->loop, PATTERN_BYTES);
+	job->checkpoint_ns = loop_now_ns(job->loop);
+	if (is_test(&job->work))
+		test_begin(job);
+	if (job->buf != NULL) {
+		begin_pass(job);
+	} else {
+		job->result = TEST_UNABLE;
+		fail(job);
+		step(job);
+	}
+}
+
+/* Nobody is to be told: what changes is read from the view. */
+static void changed(struct unit_attach *a, unsigned changes, uint64_t origin)
+{
+}
+
+static void run(struct lu_job *job)
+{
+	job->state = JOB_ATTACHING;
+	job->turn = TURN_NONE;
+	job->failed = job->left = false;
+	job->result = 0;
+	job->nbusy = 0;
+	job->attach = (struct unit_attach){
+		.nexus_id = (uintptr_t)job,
+		.loop = job->loop,
+		.attached = attached,
+		.changed = changed,
+	};
+	unit_attach(job->lu->unit, &job->attach);
+}
+
+static void stopped_message(struct loop_msg *msg)
+{
+	struct lu_job *job = container_of(msg, struct lu_job, stopped_msg);
+
+	job->stopped(job->stopped_arg);
+}
+
+static void stop_if_idle(struct lu_job *job)
+{
+	if (!job->stopping || job->state != JOB_IDLE || job->claimed || job->stop_loop == NULL)
+		return;
+	job->stopped_msg.run = stopped_message;
+	loop_post(job->stop_loop, &job->stopped_msg);
+	job->stop_loop = NULL;
+}
+
+static void begin(struct lu_job *job, struct job_request *req)
+{
+	job->work = req->work;
+	job->waiter = NULL;
+	job->claimed = false;
+	if (req->wait == JOB_WAIT_ENDED)
+		job->waiter = req;
+	else
+		answer(req, JOB_DONE);
+	run(job);
+}
+
+static enum job_answer answer_of(int err)
+{
+	switch (err) {
+	case -EAGAIN:
+		return JOB_BUSY;
+	case -EPERM:
+		return JOB_RESTRICTED;
+	case -EALREADY:
+		return JOB_TESTING;
+	default:
+		return JOB_ERROR;
+	}
+}
+
+/* SPC-4 5.13.4.3: a command that needs the disk to itself ends a self-test in the background. */
+static void end_test_for(struct lu_job *job, struct job_request *req, unsigned result)
+{
+	list_push_back(&job->deferred, &req->next);
+	req->deferred = true;
+	end_test(job, result);
+}
+
+static bool is_background(const struct lu_job *job)
+{
+	return job->state != JOB_IDLE && is_test(&job->work) &&
+	       (job->work.code == TEST_BACKGROUND_SHORT ||
+		job->work.code == TEST_BACKGROUND_EXTENDED);
+}
+
+/* What nobody claimed does not come between, nor when all ends. */
+static bool may_begin(const struct lu_job *job, const struct job_request *req)
+{
+	return job->state == JOB_IDLE &&
+	       (req->claimed || (!job->claimed && !job->left && !job->stopping));
+}
+
+static void take(struct lu_job *job, struct job_request *req)
+{
+	const bool testing = job->state != JOB_IDLE && is_test(&job->work);
+
+	if (req->err != 0) {
+		/* Claimed, and yet not to be had: it could not be kept. */
+		job->claimed = job->claimed && !req->claimed;
+		answer(req, answer_of(req->err));
+	} else if (req->work.kind == JOB_NOTHING && !req->deferred && is_background(job)) {
+		end_test_for(job, req, TEST_ENDED_BY_COMMAND);
+	} else if (req->work.kind == JOB_NOTHING) {
+		answer(req, req->deferred ? JOB_DONE : JOB_NO_TEST);
+	} else if (testing && req->claimed) {
+		end_test_for(job, req, TEST_ENDED_OTHERWISE);
+	} else if (may_begin(job, req)) {
+		begin(job, req);
+	} else {
+		answer(req, testing ? JOB_TESTING : JOB_BUSY);
+	}
+}
+
+static void arrived(struct loop_msg *msg)
+{
+	struct job_request *req = container_of(msg, struct job_request, msg);
+	struct lu_job *job = req->job;
+
+	take(job, req);
+	stop_if_idle(job);
+}
+
+static void take_deferred(struct lu_job *job)
+{
+	struct list deferred, *pos;
+
+	list_init(&deferred);
+	list_splice_back(&deferred, &job->deferred);
+	while ((pos = list_pop_front(&deferred)) != NULL) {
+		struct job_request *req = list_entry(pos, struct job_request, next);
+
+		arrived(&req->msg);
+	}
+}
+
+static enum job_answer answer_at_end(const struct lu_job *job)
+{
+	if (job->failed)
+		return JOB_FAILED;
+	return job->turn == TURN_STOP ? JOB_BUSY : JOB_DONE;
+}
+
+static void quit(struct lu_job *job)
+{
+	unit_task_end(&job->task);
+	unit_detach(&job->attach);
+	loop_buf_put(job->buf);
+	job->buf = NULL;
+	job->left = !is_over(job);
+	job->state = JOB_IDLE;
+	if (job->waiter != NULL)
+		answer(job->waiter, answer_at_end(job));
+	job->waiter = NULL;
+	take_deferred(job);
+	stop_if_idle(job);
+}
+
+/* ---- What others see ---- */
+
+bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct sense_data *sense)
+{
+	static const struct {
+		enum sense sense;
+		bool progress;
+	} senses[] = {
+		[WORK_FORMAT] = {SENSE_NOT_READY_FORMATTING, true},
+		[WORK_FORMAT_FAILED] = {SENSE_FORMAT_FAILED, false},
+		[WORK_SANITIZE] = {SENSE_NOT_READY_SANITIZING, true},
+		[WORK_SANITIZE_FAILED] = {SENSE_SANITIZE_FAILED, false},
+		[WORK_SELF_TEST] = {SENSE_NOT_READY_SELF_TEST, true},
+	};
+	const enum lu_work work = lu_state_of(view)->work;
+
+	if (work == WORK_NONE)
+		return false;
+	*sense = (struct sense_data){
+		.sense = senses[work].sense,
+		.has_progress = senses[work].progress,
+		.progress = low_u16(atomic_load_explicit(&lu->job->progress, memory_order_relaxed)),
+	};
+	return true;
+}
+
+bool job_test_sense(const struct scsi_lu *lu, struct sense_data *sense)
+{
+	if (!atomic_load(&lu->job->testing))
+		return false;
+	*sense = (struct sense_data){
+		.sense = SENSE_NOT_READY_SELF_TEST,
+		.has_progress = true,
+		.progress = low_u16(atomic_load_explicit(&lu->job->progress, memory_order_relaxed)),
+	};
+	return true;
+}
+
+/* ---- Life ---- */
+
+int job_create(struct scsi_lu *lu)
+{
+	struct lu_job *job = calloc(1, sizeof(*job));
+	struct timespec now;
+
+	if (job == NULL)
+		return -ENOMEM;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	job->created_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+	job->lu = lu;
+	job->loop = unit_steward(lu->unit);
+	pthread_mutex_init(&job->lock, NULL);
+	list_init(&job->requests);
+	list_init(&job->deferred);
+	loop_timer_init(&job->timer, job->loop, timer_fired);
+	lu->job = job;
+	return 0;
+}
+
+void job_destroy(struct scsi_lu *lu)
+{
+	if (lu->job == NULL)
+		return;
+	CHECK(lu->job->state == JOB_IDLE && list_empty(&lu->job->requests));
+	pthread_mutex_destroy(&lu->job->lock);
+	free(lu->job);
+	lu->job = NULL;
+}
+
+int job_load(struct scsi_lu *lu, struct unit_view *view)
+{
+	struct lu_job *job = lu->job;
+	enum lu_work work;
+	const int err = job_kept(lu, &work, &job->work);
+
+	if (err != 0 || work == WORK_NONE)
+		return err;
+	job->left = work == WORK_FORMAT || work == WORK_SANITIZE;
+	view->flags |= UNIT_REWRITING;
+	lu_state_edit(view)->work = low_u8(work);
+	lu_state_edit(view)->work_may_exit = job->work.may_exit;
+	return 0;
+}
+
+static void start_arrived(struct loop_msg *msg)
+{
+	struct lu_job *job = container_of(msg, struct lu_job, start_msg);
+
+	job->stopping = false;
+	if (job->left && job->state == JOB_IDLE)
+		run(job);
+}
+
+void scsi_lu_start(struct scsi_lu *lu)
+{
+	lu->job->start_msg.run = start_arrived;
+	loop_post(lu->job->loop, &lu->job->start_msg);
+}
+
+static void stop_arrived(struct loop_msg *msg)
+{
+	struct lu_job *job = container_of(msg, struct lu_job, stop_msg);
+
+	job->stopping = true;
+	step(job);
+	stop_if_idle(job);
+}
+
+void scsi_lu_stop(struct scsi_lu *lu, struct loop *loop, void (*stopped)(void *arg), void *arg)
+{
+	struct lu_job *job = lu->job;
+
+	job->stop_loop = loop;
+	job->stopped = stopped;
+	job->stopped_arg = arg;
+	job->stop_msg.run = stop_arrived;
+	loop_post(job->loop, &job->stop_msg);
+}
