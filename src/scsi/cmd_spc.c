@@ -4,8 +4,11 @@
 #include "scsi/impl.h"
 
 #define VERSION_SPC_4 0x06
-#define DEVICE_DISK   0x00
-#define NO_DEVICE     0x7f /* qualifier 3, type 1Fh (SPC-4 6.6.2) */
+
+/* Peripheral qualifier and device type (SPC-4 6.6.2). */
+#define DEVICE_DISK       0x00
+#define DEVICE_WELL_KNOWN 0x1e
+#define NO_DEVICE         0x7f
 
 /* ---- TEST UNIT READY (6.47), REQUEST SENSE (6.39) ---- */
 
@@ -14,23 +17,32 @@ void cmd_test_unit_ready(struct scsi_task *task)
 	scsi_task_end(task);
 }
 
-/* The sense is the data, in the order of 6.39: first why the unit is not ready, which clears
- * nothing; else a pending unit attention, which is cleared by that. */
+/* First why the unit is not ready, which clears nothing; else a pending unit attention, which is
+ * cleared by that (SAM-5 5.14.3); else how far a self-test is in the background (5.13.4.3). */
+static struct sense_data sense_to_tell(const struct scsi_task *task)
+{
+	struct sense_data sense = {.sense = SENSE_NONE};
+
+	if (task->itl == NULL) {
+		if (!lun_is_report_luns(task->lun))
+			sense.sense = SENSE_LU_NOT_SUPPORTED;
+	} else if (!scsi_not_ready(task->itl, 0, &sense) && !ua_take(task->itl, &sense.sense)) {
+		(void)job_test_sense(task->itl->lu, &sense);
+	}
+	return sense;
+}
+
+/* The sense is the data. */
 void cmd_request_sense(struct scsi_task *task)
 {
 	const bool descriptors = task->cdb[1] & 0x01;
-	struct sense_data sense = {.sense = SENSE_NONE};
+	struct sense_data sense;
 	uint8_t buf[SENSE_BYTES_MAX];
 	struct writer w;
 
 	if (!reply_begin(task, &w, task->cdb[4]))
 		return;
-	if (task->itl == NULL)
-		sense.sense = SENSE_LU_NOT_SUPPORTED;
-	else if (itl_view(task->itl)->flags & UNIT_STOPPED)
-		sense.sense = SENSE_NOT_READY_STOPPED;
-	else
-		ua_take(task->itl, &sense.sense);
+	sense = sense_to_tell(task);
 	write_bytes(&w, buf,
 		    sense_build(buf, &sense, descriptors ? SENSE_DESCRIPTOR : SENSE_FIXED));
 	reply_send(task, &w);
@@ -40,7 +52,9 @@ void cmd_request_sense(struct scsi_task *task)
 
 uint8_t inquiry_peripheral(const struct scsi_task *task)
 {
-	return task->itl != NULL ? DEVICE_DISK : NO_DEVICE;
+	if (task->itl != NULL)
+		return DEVICE_DISK;
+	return lun_is_report_luns(task->lun) ? DEVICE_WELL_KNOWN : NO_DEVICE;
 }
 
 /* SPC-4 table 179: the transport's, by its protocol identifier; 0: none. */
@@ -48,10 +62,27 @@ static const uint16_t transport_version[16] = {
 	[5] = 0x0960, /* iSCSI */
 };
 
+/* Vendor, product and revision: nobody's where there is no LU. */
+static void write_names(const struct scsi_task *task, struct writer *w)
+{
+	static const struct lu_state none = {0};
+	static const struct lu_state well_known = {
+		.vendor = LU_VENDOR, .product = "REPORT LUNS", .revision = "1"};
+	const struct lu_state *lu = &none;
+
+	if (task->itl != NULL)
+		lu = itl_state(task->itl);
+	else if (lun_is_report_luns(task->lun))
+		lu = &well_known;
+	write_ascii(w, lu->vendor, 8);
+	write_ascii(w, lu->product, 16);
+	write_ascii(w, lu->revision, 4);
+}
+
+/* Nothing of what the flags in bytes 5 to 7 tell is here, but command queuing. Each target has one
+ * port (MULTIP 0). */
 static void write_standard_inquiry(const struct scsi_task *task, struct writer *w)
 {
-	const struct lu_state *lu = task->itl != NULL ? itl_state(task->itl) : NULL;
-
 	write_u8(w, inquiry_peripheral(task));
 	write_u8(w, 0); /* not removable */
 	write_u8(w, VERSION_SPC_4);
@@ -60,15 +91,13 @@ static void write_standard_inquiry(const struct scsi_task *task, struct writer *
 	write_u8(w, 0);
 	write_u8(w, 0);
 	write_u8(w, 0x02); /* CMDQUE */
-	write_ascii(w, lu != NULL ? lu->vendor : "", 8);
-	write_ascii(w, lu != NULL ? lu->product : "", 16);
-	write_ascii(w, lu != NULL ? lu->revision : "", 4);
+	write_names(task, w);
 	write_zeros(w, 58 - 36);
 	/* In the order that 6.6.2 recommends. */
 	write_be16(w, 0x00a0); /* SAM-5 */
 	write_be16(w, transport_version[task->nexus->transport->protocol_id & 0xf]);
 	write_be16(w, 0x0460); /* SPC-4 */
-	write_be16(w, lu != NULL ? 0x04c0 /* SBC-3 */ : 0);
+	write_be16(w, task->itl != NULL ? 0x04c0 /* SBC-3 */ : 0);
 	write_zeros(w, 96 - 66);
 }
 
@@ -93,29 +122,41 @@ void cmd_inquiry(struct scsi_task *task)
 
 /* ---- REPORT LUNS (6.33) ---- */
 
+/* SELECT REPORT: what is listed. Those of SPC-5 are about devices that we are not. */
+enum { LIST_LUNS = 1, LIST_WELL_KNOWN = 2 };
+static const uint8_t select_reports[] = {
+	[0x00] = LIST_LUNS,
+	[0x01] = LIST_WELL_KNOWN,
+	[0x02] = LIST_LUNS | LIST_WELL_KNOWN,
+};
+
+static void write_luns(const struct nexus *n, unsigned list, struct writer *w)
+{
+	write_be64(w, 0);
+	for (unsigned lun = 0; lun < SCSI_LUNS && list & LIST_LUNS; lun++) {
+		if (n->luns[lun] == NULL)
+			continue;
+		write_be16(w, low_u16(lun)); /* peripheral device addressing */
+		write_zeros(w, 6);
+	}
+	if (list & LIST_WELL_KNOWN)
+		write_be64(w, LUN_REPORT_LUNS);
+	writer_patch_be32(w, 0, low_u32(w->len - 8));
+}
+
 void cmd_report_luns(struct scsi_task *task)
 {
-	const struct scsi_target *target = task->nexus->target;
 	const uint8_t select = task->cdb[2];
 	struct writer w;
-	unsigned lun;
 
 	if (!reply_begin(task, &w, load_be32(task->cdb + 6)))
 		return;
-	if (select > 0x02)
+	if (select < ARRAY_LEN(select_reports)) {
+		write_luns(task->nexus, select_reports[select], &w);
+		ua_luns_told(task->nexus);
+	} else {
 		task_bad_field(task, 2, 7);
-	write_be64(&w, 0);
-	/* 01h asks for well-known logical units only, and there are none. */
-	for (lun = 0; lun < SCSI_LUNS && select != 0x01; lun++) {
-		if (target->luns[lun] == NULL)
-			continue;
-		write_be16(&w, low_u16(lun)); /* peripheral device addressing */
-		write_zeros(&w, 6);
 	}
-	/* An inventory of all is never empty: LUN 0 is where to ask again. */
-	if (select == 0x02 && target->nluns == 0)
-		write_zeros(&w, 8);
-	writer_patch_be32(&w, 0, low_u32(w.len - 8));
 	reply_send(task, &w);
 }
 
@@ -228,5 +269,24 @@ void cmd_report_supported_opcodes(struct scsi_task *task)
 		write_all_commands(task->itl->lu, timeouts, &w);
 	else
 		write_one_command(r.cmd, task->itl->lu, timeouts, &w);
+	reply_send(task, &w);
+}
+
+/* ---- REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (6.36) ---- */
+
+/* No time is known for any of them. */
+void cmd_report_supported_tmfs(struct scsi_task *task)
+{
+	const uint8_t *supported = task->nexus->transport->task_management;
+	const bool timeouts = task->cdb[2] & 0x80; /* REPD */
+	struct writer w;
+
+	if (!reply_begin(task, &w, load_be32(task->cdb + 6)))
+		return;
+	write_bytes(&w, supported, 2);
+	write_u8(&w, 0);
+	write_u8(&w, timeouts ? 16 - 4 : 0);
+	if (timeouts)
+		write_zeros(&w, 16 - 4);
 	reply_send(task, &w);
 }

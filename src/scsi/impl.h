@@ -5,6 +5,8 @@
 #ifndef SPINDLE_SCSI_IMPL_H
 #define SPINDLE_SCSI_IMPL_H
 
+#include <pthread.h>
+
 #include "scsi/scsi.h"
 
 /* ---- A command is one row (commands.c) and one function (cmd_*.c) ---- */
@@ -27,11 +29,15 @@ enum scsi_cmd_flags {
 	CMD_WHEN_STOPPED = 8, /* works while the unit is stopped (SBC-3 5.25) or its disk is lost */
 	CMD_CHANGES_DATA = 16,    /* refused while the unit is write-protected */
 	CMD_WHEN_REWRITING = 32,  /* works during and after a failed FORMAT UNIT or SANITIZE */
-	CMD_REPORT_LUNS = 64,     /* clears the unit attention it is the answer to (SPC-4 6.33) */
-	CMD_WELL_KNOWN_LUN = 128, /* answered by the well-known logical unit REPORT LUNS, too */
-	CMD_THIN = 256,           /* exists only where the disk can unmap (lu_can_unmap) */
-	CMD_UNMAP_BIT = 512,      /* its UNMAP bit (byte 1, bit 3) exists only there */
+	CMD_WELL_KNOWN_LUN = 64,  /* answered by the well-known logical unit REPORT LUNS, too */
+	CMD_THIN = 128,           /* exists only where the disk can unmap (lu_can_unmap) */
+	CMD_UNMAP_BIT = 256,      /* its UNMAP bit (byte 1, bit 3) exists only there */
+	CMD_READS = 512,         /* counted in log page 19h, */
+	CMD_WRITES = 1024,        /* there as well, */
+	CMD_VERIFIES = 2048,      /* and in 05h */
 };
+
+#define CMD_COUNTED (CMD_READS | CMD_WRITES | CMD_VERIFIES)
 
 #define CMD_NO_SA 0xff
 
@@ -89,13 +95,33 @@ enum mode_bit {
 
 /* What has the whole disk to itself, or had: kept with the disk, so that it goes on after a restart
  * (job.c). */
-enum lu_work { WORK_NONE, WORK_FORMAT, WORK_FORMAT_FAILED, WORK_SANITIZE, WORK_SANITIZE_FAILED };
+enum lu_work {
+	WORK_NONE,
+	WORK_FORMAT,
+	WORK_FORMAT_FAILED,
+	WORK_SANITIZE,
+	WORK_SANITIZE_FAILED,
+	WORK_SELF_TEST, /* in the foreground; not kept */
+};
 
 #define IDENT_DEVICE_MAX 64 /* SPC-4 6.32 */
 #define IDENT_TEXT_MAX   256
 
-struct op_counts {
-	uint64_t ops, bytes, errors;
+/* What log pages count; counts.c says where from. Those of one page stand together. */
+enum lu_counter {
+	COUNT_WRITE_BYTES, /* 02h */
+	COUNT_WRITE_ERRORS,
+	COUNT_READ_BYTES, /* 03h */
+	COUNT_READ_ERRORS,
+	COUNT_VERIFY_BYTES, /* 05h */
+	COUNT_VERIFY_ERRORS,
+	COUNT_READ_COMMANDS, /* 19h */
+	COUNT_WRITE_COMMANDS,
+	COUNT_BLOCKS_RECEIVED,
+	COUNT_BLOCKS_SENT,
+	COUNT_READ_NS,
+	COUNT_WRITE_NS,
+	LU_COUNTERS
 };
 
 struct lu_state {
@@ -103,11 +129,12 @@ struct lu_state {
 	uint32_t mode;       /* bits 1 << enum mode_bit: current values; view.flags follow them */
 	uint32_t mode_saved; /* saved values */
 	uint8_t work;        /* enum lu_work */
+	bool work_may_exit;  /* EXIT FAILURE MODE ends a failed SANITIZE */
 	bool timestamp_set;  /* by SET TIMESTAMP */
 	int64_t timestamp_offset_ms; /* to be added to the wall clock */
 	uint16_t ident_device_len, ident_text_len;
 	uint8_t ident_device[IDENT_DEVICE_MAX], ident_text[IDENT_TEXT_MAX];
-	struct op_counts log_base[IO_NOPS]; /* what LOG SELECT reset: subtracted from the unit's */
+	uint64_t log_base[LU_COUNTERS]; /* what LOG SELECT reset: subtracted from what was counted */
 };
 _Static_assert(sizeof(struct lu_state) <= UNIT_DEVICE_BYTES, "the unit's view has no room for it");
 
@@ -134,11 +161,14 @@ enum lu_changes {
 /* ---- Objects ---- */
 
 struct lu_job;
+struct lu_counts;
 
 struct scsi_lu {
 	struct unit *unit;
 	const struct bdev_info *info;
 	struct lu_job *job; /* work on the whole disk, job.c */
+	struct lu_counts *counts; /* one a loop, counts.c */
+	bool keeps_info; /* SET IDENTIFYING INFORMATION has somewhere to keep it, cmd_info.c */
 };
 
 /* Logical block provisioning management (SBC-3 4.7): LBPME, the UNMAP command and all that. */
@@ -147,30 +177,57 @@ static inline bool lu_can_unmap(const struct scsi_lu *lu)
 	return lu->info->discard_blocks != 0;
 }
 
+#define LU_VENDOR  "SPINDLE"
+#define LU_PRODUCT "VIRTUAL-DISK"
+
 #define SCSI_LUNS 256
 
 struct scsi_target {
 	char name[SCSI_NAME_MAX + 1];
-	struct scsi_lu *luns[SCSI_LUNS];
-	uint16_t slot[SCSI_LUNS]; /* place of the LUN in nexus.itls, plus one */
-	unsigned nluns;
 	struct scsi_cmd_index index;
+	/* The rest is for those who open, close and change, on any loop, and never for a command: each
+	 * nexus has a map of its own. */
+	pthread_mutex_t lock;
+	struct scsi_lu *luns[SCSI_LUNS];
+	struct list nexuses;
+	struct list changes;        /* that wait for their turn */
+	struct scsi_lun_op *change; /* that is under way */
 };
+
+enum itl_state {
+	ITL_ATTACHING,
+	ITL_ATTACHED,
+	ITL_ABORTING,  /* it goes: its tasks end, */
+	ITL_RELEASING, /* then its reservation, */
+	ITL_LEAVING,   /* then it waits until nothing runs or moves */
+};
+
+struct scsi_buffers;
 
 /* One nexus at one logical unit. */
 struct scsi_itl {
 	struct unit_attach attach;
 	struct nexus *nexus;
 	struct scsi_lu *lu;
-	bool attached;
 	uint32_t ua; /* bits of enum ua */
 	/* The ordering barrier, order.c. */
 	unsigned running;    /* tasks that passed it and have not ended */
 	unsigned barriers;   /* of these, ORDERED and HEAD OF QUEUE */
 	struct list waiting; /* tasks, oldest first */
 	bool draining;       /* `drain` is under way */
+	/* It is gone for commands: no new task comes. */
+	bool leaving;
+	bool begins; /* the nexus is opened when it is attached, and others are */
+	enum itl_state state;
 	struct loop_msg drain;
-	struct unit_op abort; /* when the nexus is lost; ready from the start */
+	struct list link;      /* in the nexus */
+	uint16_t lun;
+	struct lun_part *part; /* the change that waits for it */
+	/* At the end nothing may fail: what that needs is there from the start, or from the moment that
+	 * it is needed. */
+	struct unit_op abort, release;
+	struct unit_view *spare;      /* for `release`; with a reservation */
+	struct scsi_buffers *buffers; /* of READ and WRITE BUFFER; with the first WRITE */
 };
 
 static inline const struct unit_view *itl_view(const struct scsi_itl *itl)
@@ -183,16 +240,26 @@ static inline const struct lu_state *itl_state(const struct scsi_itl *itl)
 	return lu_state_of(itl_view(itl));
 }
 
+struct sense_data;
+
 /* ---- Stages of a task (task.c, order.c) ---- */
 
 enum task_stage {
 	TASK_NEW,     /* ends without having been in the task set */
 	TASK_WAITING, /* at the ordering barrier */
 	TASK_RUNNING,
-	TASK_IN_OP, /* a control operation of the unit runs for it */
+	TASK_IN_OP,  /* a control operation of the unit runs for it */
+	TASK_IN_JOB, /* it waits for work on the whole disk */
 	TASK_DONE,  /* `finish` was called */
 };
 
+/* The number of a LUN as on the wire (SAM-5 4.7), SCSI_LUNS: none that we could have. */
+unsigned lun_decode(const uint8_t lun[static 8]);
+/* The well-known logical unit REPORT LUNS (SPC-4 8.2). */
+#define LUN_REPORT_LUNS 0xc101000000000000
+bool lun_is_report_luns(const uint8_t lun[static 8]);
+/* Why the unit is not ready for a command with these flags (enum scsi_cmd_flags); false: it is. */
+bool scsi_not_ready(const struct scsi_itl *itl, unsigned flags, struct sense_data *sense);
 /* The checks that hold for the view of this moment: reservation, unit attention, device state.
  * false: the status is set. Repeated when the view changed before the first store I/O. */
 bool scsi_task_check(struct scsi_task *task);
@@ -211,8 +278,38 @@ bool order_enter(struct scsi_task *task);
 /* It ends, or stops waiting. */
 void order_leave(struct scsi_task *task);
 void order_init(struct scsi_itl *itl);
-/* Nothing runs or moves at an LU any more; a nexus that closes may be waiting for that. */
-void nexus_quiet(struct nexus *n);
+/* Nothing runs or moves at it any more, perhaps; if it is leaving, it may be freed in here. */
+void itl_settle(struct scsi_itl *itl);
+
+/* ---- Changes of a target's LUNs (target.c), and the nexuses that follow them (nexus.c) ---- */
+
+/* What one nexus has to do for a change; on its loop until lun_part_end(). */
+struct lun_part {
+	struct loop_msg msg;
+	struct list link;
+	struct scsi_lun_op *op;
+	struct nexus *nexus;
+	struct scsi_itl *itl; /* not attached yet: the LUN comes. NULL: it goes. */
+};
+
+/* Not attached yet. On any thread; NULL: there is no memory. */
+struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu);
+void itl_destroy(struct scsi_itl *itl);
+/* The part's message has arrived. */
+void nexus_follow(struct lun_part *part);
+/* The nexus has done it; it may close now. */
+void lun_part_end(struct lun_part *part);
+/* Hears of changes from now on; what the target has now is created into n->itls. */
+int target_join(struct nexus *n);
+/* false: a change is on its way to the nexus, and must end first. */
+bool target_leave(struct nexus *n);
+
+/* ---- Reservations (cmd_reserve.c) ---- */
+
+/* Memory for giving up a reservation when the nexus is lost. false: there is none. */
+bool reserve_prepare(struct scsi_itl *itl);
+/* The edit of a PUBLISH: op->nexus_id holds nothing any more. */
+int reserve_edit_release(struct unit_op *op, struct unit_view *next);
 
 /* ---- Verbs for commands ---- */
 
@@ -276,12 +373,19 @@ void task_lock(struct scsi_task *task, uint64_t lba, uint64_t nblocks,
 void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	     void (*next)(struct scsi_task *task));
 
+/* In `next` of an IO_EXTENT: what it found. */
+struct io_extent task_extent(const struct scsi_task *task);
+/* Memory of the task's own, kept until it ends, at most SCSI_SEG_MAX bytes, cleared; the same one each
+ * time. NULL: there was none, the task has ended. Instead of gather(), not beside it. */
+uint8_t *task_scratch(struct scsi_task *task, uint32_t len);
+
 /* A change of the unit's view: see struct unit_op. `edit` and `keep` find their task by
  * op_task(). */
 struct task_change {
 	int (*edit)(struct unit_op *op, struct unit_view *next);
 	int (*keep)(struct unit_op *op, const struct unit_view *next);
 	unsigned changes;
+	uint64_t drain_ns; /* not 0: a QUIESCE with this deadline, no I/O is under way meanwhile */
 };
 static inline struct scsi_task *op_task(struct unit_op *op)
 {
@@ -304,8 +408,37 @@ struct extent {
 	uint32_t nblocks;
 };
 struct extent extent_of(const struct scsi_task *task);
+
+/* Where the length stands in 10 and 16 bytes, for task_bad_field. */
+static inline unsigned extent_field(const struct scsi_task *task)
+{
+	return task->cmd->cdb_len == 10 ? 7 : 10;
+}
+
+static inline const struct bdev_info *task_info(const struct scsi_task *task)
+{
+	return task->itl->lu->info;
+}
+
+/* The size in force, in blocks. */
+static inline uint64_t task_capacity(const struct scsi_task *task)
+{
+	return itl_view(task->itl)->size >> task_info(task)->block_shift;
+}
+
 /* false: it does not fit the size in force, and the sense says where it begins not to. */
 bool task_check_range(struct scsi_task *task, uint64_t lba, uint64_t nblocks);
+
+/* ---- What one command may ask for, as VPD page B0h tells (SBC-3 6.6.4) ----
+ *
+ * All of these are worked off in steps or segments, so that none holds up others; the limits keep a
+ * single command within the time that initiators wait for one. */
+
+#define LIMIT_CAW_BLOCKS        255u
+#define LIMIT_PREFETCH_BYTES    (64 * MiB)
+#define LIMIT_UNMAP_BYTES       (512 * MiB)
+#define LIMIT_UNMAP_DESCRIPTORS 256u
+#define LIMIT_SAME_BYTES        (256 * MiB)
 
 /* ---- Sense (sense.c) ---- */
 
@@ -350,8 +483,11 @@ enum ua {
 };
 
 void ua_add(struct scsi_itl *itl, enum ua ua);
-/* Takes the one to tell next: false when there is none. */
+/* Takes the one to tell next: false when there is none. The one about the LUNs is taken at all LUNs of
+ * the nexus (LUICLR of VPD page 86h). */
 bool ua_take(struct scsi_itl *itl, enum sense *sense);
+/* The nexus knows the LUNs as they are now. */
+void ua_luns_told(struct nexus *n);
 /* unit_attach.changed */
 void ua_changed(struct unit_attach *a, unsigned changes, uint64_t origin);
 
@@ -365,10 +501,49 @@ bool vpd_write(const struct scsi_task *task, uint8_t page, struct writer *w);
 enum mode_control { MODE_CURRENT, MODE_CHANGEABLE, MODE_DEFAULT, MODE_SAVED };
 /* Appends the pages asked for; page 3Fh, subpage FFh: all. Sets the sense when there are none. */
 void mode_write_pages(struct scsi_task *task, enum mode_control control, struct writer *w);
-/* What mode.c keeps with the disk is read into the first view; blocking, at the LU's creation. */
-int mode_load(struct scsi_lu *lu, struct unit_view *view);
+/* What the pages of a MODE SELECT ask for: bits 1 << enum mode_bit, those that are meant and their
+ * values. */
+struct mode_request {
+	uint32_t mask, bits;
+};
+/* The pages from `at` to the end of a parameter list. false: one is not valid, and the sense says
+ * why. */
+bool mode_read_pages(struct scsi_task *task, const uint8_t *list, size_t len, unsigned at,
+		     struct mode_request *request);
+/* Whether values can be saved at all. */
+bool mode_can_save(const struct scsi_lu *lu);
+/* Keeps them with the disk. Blocking. */
+int mode_keep(const struct scsi_lu *lu, uint32_t bits);
+/* What was kept with the disk, or the defaults, into the first view; blocking, at the LU's
+ * creation. */
+void mode_load(const struct scsi_lu *lu, struct unit_view *view);
 /* The view's flags that follow from the mode bits. */
-void mode_apply(struct unit_view *next);
+void mode_apply(const struct scsi_lu *lu, struct unit_view *next);
+/* About how long an extended self-test takes (SPC-4 7.5.8, 7.8.7). */
+uint64_t lu_self_test_seconds(const struct unit_view *view);
+
+/* LOG SENSE and LOG SELECT: pages of log.c. Both set the sense where there is no such page. */
+void log_write_page(struct scsi_task *task, struct writer *w);
+/* The counters of the pages that the CDB names: bits 1 << enum lu_counter. false: there is none. */
+bool log_select_counters(struct scsi_task *task, uint32_t *counters);
+/* The first thing that a list of pages would change, for there is nothing to be set: sets the sense
+ * unless the list is empty of parameters. */
+void log_refuse_list(struct scsi_task *task, const uint8_t *list, size_t len);
+
+/* ---- Counters (counts.c) ---- */
+
+int counts_create(struct scsi_lu *lu);
+void counts_destroy(struct scsi_lu *lu);
+/* A task with one of CMD_READS, CMD_WRITES, CMD_VERIFIES ends; on its loop. */
+void counts_add(const struct scsi_task *task);
+/* Since the start, whatever was reset. Any thread. */
+void counts_read(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS]);
+
+/* ---- Identifying information (cmd_info.c) ---- */
+
+/* What was set with the disk, into the first view; and how much can be. Blocking, at the LU's
+ * creation. */
+int info_load(struct scsi_lu *lu, struct unit_view *view);
 
 /* ---- Work on the whole disk (job.c): FORMAT UNIT, SANITIZE, self-tests ---- */
 
@@ -379,6 +554,11 @@ int job_load(struct scsi_lu *lu, struct unit_view *view);
 /* Why the unit is not ready for a command that may not run while it is rewritten, and how far it is;
  * false: it is. */
 bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct sense_data *sense);
+/* The same for a self-test in the background, in whose way nothing is: for REQUEST SENSE only. */
+bool job_test_sense(const struct scsi_lu *lu, struct sense_data *sense);
+/* A task that waits in TASK_IN_JOB is aborted. FORMAT UNIT and SANITIZE go on all the same; a
+ * self-test ends (SPC-4 5.13.4). */
+void job_let_go(struct scsi_task *task);
 
 /* The last self-tests, as log page 10h tells them (SPC-4 7.3.19), the newest first; one that runs is
  * among them. Any loop. */
@@ -386,7 +566,7 @@ bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct se
 #define SELF_TEST_RUNS  0xf
 
 struct self_test_result {
-	uint8_t code;   /* SELF-TEST CODE, 0: the default self-test */
+	uint8_t code;   /* SELF-TEST CODE */
 	uint8_t result; /* SELF-TEST RESULTS: 0 passed, SELF_TEST_RUNS it has not ended */
 	uint8_t number; /* of the segment that failed, 0: none did */
 	uint16_t power_on_hours;

@@ -1,6 +1,15 @@
 /*
- * A nexus at the logical units of its target: attaching when a session begins, aborting and
- * detaching when it is lost. Apart from task.c because nothing here is on the way of a command.
+ * A nexus at the logical units of its target: attaching when a session begins or a LUN comes,
+ * aborting and detaching when the nexus is lost or a LUN goes. Apart from task.c because nothing
+ * here is on the way of a command.
+ *
+ *   ATTACHING -> ATTACHED -> ABORTING -> RELEASING -> LEAVING -> freed
+ *                   |            the tasks,  the       nothing runs
+ *                   |            then        reservation,  or moves
+ *               in nexus.luns    `leaving`: no longer there
+ *
+ * Whatever ends looks whether that was the last thing somebody waited for: itl_settle() for one LU,
+ * nexus_settle() for all. The nexus may be gone after either.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -21,46 +30,79 @@ static int make_id(uint64_t *id)
 	return 0;
 }
 
-/* ---- The end ---- */
+/* ---- One LU: the end ---- */
 
-static void detach_all(struct nexus *n)
+static void nexus_settle(struct nexus *n);
+
+void itl_destroy(struct scsi_itl *itl)
 {
-	for (unsigned i = 0; i < n->nitls; i++) {
-		if (n->itls[i].attached)
-			unit_detach(&n->itls[i].attach);
-		free(n->itls[i].abort.parts);
-	}
-	free(n->itls);
-	n->itls = NULL;
-	n->nitls = 0;
+	if (itl == NULL)
+		return;
+	free(itl->abort.parts);
+	free(itl->spare);
+	free(itl->buffers);
+	free(itl);
+}
+
+/* Nobody knows it any more. */
+static void itl_forget(struct scsi_itl *itl)
+{
+	struct nexus *n = itl->nexus;
+
+	list_remove(&itl->link);
+	if (itl->part != NULL)
+		lun_part_end(itl->part);
+	itl_destroy(itl);
+	nexus_settle(n);
 }
 
 /* Tasks run until the memory that a store lent them has left. */
-static bool is_busy(const struct nexus *n)
+void itl_settle(struct scsi_itl *itl)
 {
-	for (unsigned i = 0; i < n->nitls; i++) {
-		if (n->itls[i].draining || n->itls[i].running != 0)
-			return true;
-	}
-	return false;
-}
-
-static void close_if_quiet(struct nexus *n)
-{
-	if (n->pending != 0 || is_busy(n))
+	if (itl->state != ITL_LEAVING || itl->draining || itl->running != 0)
 		return;
-	detach_all(n);
-	n->closed(n);
+	unit_detach(&itl->attach);
+	itl_forget(itl);
 }
 
 /* It cannot fail: nobody cancels it, and its memory was there. */
-static void abort_done(struct unit_op *op, int err)
+static void released(struct unit_op *op, int err)
+{
+	struct scsi_itl *itl = container_of(op, struct scsi_itl, release);
+
+	CHECK(err == 0);
+	itl->state = ITL_LEAVING;
+	itl_settle(itl);
+}
+
+/* Others may reserve the disk when none of its tasks is left, and not before. */
+static void release(struct scsi_itl *itl)
+{
+	itl->state = ITL_RELEASING;
+	itl->release = (struct unit_op){
+		.unit = itl->lu->unit,
+		.loop = itl->nexus->loop,
+		.nexus_id = itl->nexus->id,
+		.edit = reserve_edit_release,
+		.spare = itl->spare,
+		.done = released,
+	};
+	itl->spare = NULL;
+	unit_publish(&itl->release);
+}
+
+/* Nor can this. */
+static void aborted(struct unit_op *op, int err)
 {
 	struct scsi_itl *itl = container_of(op, struct scsi_itl, abort);
 
 	CHECK(err == 0);
-	itl->nexus->pending--;
-	close_if_quiet(itl->nexus);
+	if (itl_view(itl)->holder == itl->nexus->id) {
+		release(itl);
+		return;
+	}
+	itl->state = ITL_LEAVING;
+	itl_settle(itl);
 }
 
 static bool is_of_nexus(const struct unit_op *op, const struct unit_task *t)
@@ -68,77 +110,91 @@ static bool is_of_nexus(const struct unit_op *op, const struct unit_task *t)
 	return t->nexus_id == op->nexus_id;
 }
 
-static void close_message(struct loop_msg *msg)
+static void itl_abort(struct scsi_itl *itl)
 {
-	struct nexus *n = container_of(msg, struct nexus, msg);
-
-	n->pending--;
-	close_if_quiet(n);
+	itl->state = ITL_ABORTING;
+	unit_abort(&itl->abort);
 }
 
-static void abort_all(struct nexus *n)
+/* The rest follows, never on the caller's stack. */
+static void itl_leave(struct scsi_itl *itl)
 {
-	n->pending = n->nitls;
-	for (unsigned i = 0; i < n->nitls; i++)
-		unit_abort(&n->itls[i].abort);
-}
-
-void nexus_close(struct nexus *n)
-{
-	CHECK(!n->closing);
-	n->closing = true;
-	if (n->opening)
+	if (itl->leaving)
 		return;
-	abort_all(n);
-	if (n->nitls == 0) {
-		n->pending = 1;
-		n->msg.run = close_message;
-		loop_defer(n->loop, &n->msg);
+	itl->leaving = true;
+	itl->nexus->luns[itl->lun] = NULL;
+	if (itl->state == ITL_ATTACHED)
+		itl_abort(itl);
+}
+
+static void leave_all(struct nexus *n)
+{
+	list_for_each (pos, &n->itls)
+		itl_leave(list_entry(pos, struct scsi_itl, link));
+}
+
+/* ---- One LU: the beginning ---- */
+
+/* The inventory is another one, as all other LUs of the nexus tell. */
+static void tell_others(struct nexus *n, uint16_t lun)
+{
+	list_for_each (pos, &n->itls) {
+		struct scsi_itl *itl = list_entry(pos, struct scsi_itl, link);
+
+		if (itl->lun != lun)
+			ua_add(itl, UA_LUNS_CHANGED);
 	}
 }
 
-void nexus_quiet(struct nexus *n)
+/* What INQUIRY said at this number before, of another disk or of none, is not true any more. */
+static void itl_appeared(struct scsi_itl *itl)
 {
-	if (n->closing)
-		close_if_quiet(n);
-}
+	struct lun_part *part = itl->part;
 
-/* ---- The beginning ---- */
-
-static void opened_all(struct nexus *n)
-{
-	n->opening = false;
-	if (n->closing || n->err != 0)
-		detach_all(n);
-	if (n->closing)
-		n->closed(n);
-	else
-		n->opened(n, n->err);
+	itl->part = NULL;
+	ua_add(itl, UA_INQUIRY_CHANGED);
+	tell_others(itl->nexus, itl->lun);
+	lun_part_end(part);
 }
 
 static void attached(struct unit_attach *a, int err)
 {
 	struct scsi_itl *itl = container_of(a, struct scsi_itl, attach);
 	struct nexus *n = itl->nexus;
+	const bool begins = itl->begins;
 
-	if (err != 0)
-		n->err = err;
-	itl->attached = err == 0;
-	if (--n->pending == 0)
-		opened_all(n);
-}
-
-static void open_message(struct loop_msg *msg)
-{
-	opened_all(container_of(msg, struct nexus, msg));
+	if (begins) {
+		itl->begins = false;
+		n->pending--;
+	}
+	if (err != 0) {
+		if (begins)
+			n->err = err;
+		itl_forget(itl);
+		return;
+	}
+	itl->state = ITL_ATTACHED;
+	if (itl->leaving) {
+		itl_abort(itl);
+	} else {
+		n->luns[itl->lun] = itl;
+		if (itl->part != NULL)
+			itl_appeared(itl);
+	}
+	nexus_settle(n);
 }
 
 /* A nexus that is lost must be rid of its tasks: what that needs is there from the start. */
-static int itl_init(struct scsi_itl *itl, struct nexus *n, struct scsi_lu *lu)
+struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu)
 {
+	struct scsi_itl *itl = malloc(sizeof(*itl));
+
+	if (itl == NULL)
+		return NULL;
 	*itl = (struct scsi_itl){
 		.nexus = n,
 		.lu = lu,
+		.lun = lun,
 		.attach = {.nexus_id = n->id,
 			   .loop = n->loop,
 			   .attached = attached,
@@ -147,47 +203,143 @@ static int itl_init(struct scsi_itl *itl, struct nexus *n, struct scsi_lu *lu)
 			  .loop = n->loop,
 			  .nexus_id = n->id,
 			  .matches = is_of_nexus,
-			  .done = abort_done,
+			  .done = aborted,
 			  .parts = unit_parts_create(lu->unit)},
 	};
+	if (itl->abort.parts == NULL) {
+		free(itl);
+		return NULL;
+	}
+	list_init(&itl->link);
 	order_init(itl);
 	ua_add(itl, UA_POWER_ON);
-	return itl->abort.parts != NULL ? 0 : -ENOMEM;
+	return itl;
 }
 
-static int itls_create(struct nexus *n)
-{
-	const struct scsi_target *t = n->target;
-	int err = 0;
+/* ---- The nexus ---- */
 
-	if (t->nluns == 0)
-		return 0;
-	n->itls = calloc(t->nluns, sizeof(*n->itls));
-	if (n->itls == NULL)
-		return -ENOMEM;
-	n->nitls = t->nluns;
-	for (unsigned lun = 0; lun < SCSI_LUNS && err == 0; lun++) {
-		if (t->luns[lun] != NULL)
-			err = itl_init(&n->itls[t->slot[lun] - 1], n, t->luns[lun]);
+/* All that the beginning waited for is there, or all that the end waited for is gone. */
+static void nexus_settle(struct nexus *n)
+{
+	if (n->pending != 0)
+		return;
+	if (n->opening && n->err == 0 && !n->closing) {
+		n->opening = false;
+		n->opened(n, 0);
+		return;
 	}
-	return err;
+	if (n->opening)
+		leave_all(n);
+	else if (!n->closing)
+		return;
+	if (!list_empty(&n->itls) || (n->joined && !target_leave(n)))
+		return;
+	free(n->luns);
+	n->luns = NULL;
+	n->opening = false;
+	if (n->closing)
+		n->closed(n);
+	else
+		n->opened(n, n->err);
+}
+
+static void settle_message(struct loop_msg *msg)
+{
+	struct nexus *n = container_of(msg, struct nexus, msg);
+
+	n->pending--;
+	nexus_settle(n);
+}
+
+static void settle_later(struct nexus *n)
+{
+	n->pending++;
+	n->msg.run = settle_message;
+	loop_defer(n->loop, &n->msg);
+}
+
+void nexus_close(struct nexus *n)
+{
+	CHECK(!n->closing);
+	n->closing = true;
+	if (n->opening)
+		return;
+	leave_all(n);
+	settle_later(n);
 }
 
 void nexus_open(struct nexus *n)
 {
 	n->opening = true;
 	n->closing = false;
-	n->nitls = 0;
-	n->itls = NULL;
-	n->err = make_id(&n->id);
+	n->pending = 0;
+	n->part = NULL;
+	list_init(&n->itls);
+	list_init(&n->link);
+	n->luns = calloc(SCSI_LUNS, sizeof(struct scsi_itl *));
+	n->err = n->luns != NULL ? make_id(&n->id) : -ENOMEM;
 	if (n->err == 0)
-		n->err = itls_create(n);
-	if (n->err != 0 || n->nitls == 0) {
-		n->msg.run = open_message;
-		loop_defer(n->loop, &n->msg);
+		n->err = target_join(n);
+	n->joined = n->err == 0;
+	settle_later(n);
+	list_for_each (pos, &n->itls) {
+		struct scsi_itl *itl = list_entry(pos, struct scsi_itl, link);
+
+		itl->begins = true;
+		n->pending++;
+		unit_attach(itl->lu->unit, &itl->attach);
+	}
+}
+
+/* ---- Changes of the target's LUNs ---- */
+
+static struct scsi_itl *itl_at(struct nexus *n, uint16_t lun)
+{
+	list_for_each (pos, &n->itls) {
+		struct scsi_itl *itl = list_entry(pos, struct scsi_itl, link);
+
+		if (itl->lun == lun)
+			return itl;
+	}
+	return NULL;
+}
+
+static void lun_comes(struct nexus *n, struct lun_part *part)
+{
+	struct scsi_itl *itl = part->itl;
+
+	part->itl = NULL;
+	if (n->closing) {
+		itl_destroy(itl);
+		lun_part_end(part);
+		nexus_settle(n);
 		return;
 	}
-	n->pending = n->nitls;
-	for (unsigned i = 0; i < n->nitls; i++)
-		unit_attach(n->itls[i].lu->unit, &n->itls[i].attach);
+	itl->part = part;
+	list_push_back(&n->itls, &itl->link);
+	unit_attach(itl->lu->unit, &itl->attach);
+}
+
+/* One that is not here has left before, with the nexus. */
+static void lun_goes(struct nexus *n, struct lun_part *part)
+{
+	struct scsi_itl *itl = itl_at(n, part->op->lun);
+
+	if (itl == NULL) {
+		lun_part_end(part);
+		nexus_settle(n);
+		return;
+	}
+	CHECK(itl->part == NULL);
+	itl->part = part;
+	tell_others(n, itl->lun);
+	itl_leave(itl);
+}
+
+void nexus_follow(struct lun_part *part)
+{
+	if (part->itl != NULL)
+		lun_comes(part->nexus, part);
+	else
+		lun_goes(part->nexus, part);
 }

@@ -34,14 +34,14 @@ static void pass(struct scsi_itl *itl, struct scsi_task *task)
 }
 
 /* The oldest ones that may go now. On a stack of its own: a task that starts may end, and so may
- * the task whose end made room; neither may happen while somebody walks over tasks. The nexus is
- * told here for the same reason: it may free the LU's part of it. */
+ * the task whose end made room; neither may happen while somebody walks over tasks. One that is
+ * leaving settles here for the same reason: it may be freed. */
 static void drain(struct loop_msg *msg)
 {
 	struct scsi_itl *itl = container_of(msg, struct scsi_itl, drain);
 
 	itl->draining = false;
-	while (!list_empty(&itl->waiting) && !itl->nexus->closing) {
+	while (!list_empty(&itl->waiting) && !itl->leaving) {
 		struct scsi_task *task = list_entry(itl->waiting.next, struct scsi_task, link);
 
 		if (!may_pass(itl, task->attr))
@@ -50,7 +50,7 @@ static void drain(struct loop_msg *msg)
 		pass(itl, task);
 		scsi_task_start(task);
 	}
-	nexus_quiet(itl->nexus);
+	itl_settle(itl);
 }
 
 void order_init(struct scsi_itl *itl)
@@ -84,7 +84,7 @@ void order_leave(struct scsi_task *task)
 		itl->running--;
 		itl->barriers -= task->barrier;
 	}
-	if ((list_empty(&itl->waiting) && !itl->nexus->closing) || itl->draining)
+	if ((list_empty(&itl->waiting) && !itl->leaving) || itl->draining)
 		return;
 	itl->draining = true;
 	loop_defer(itl->nexus->loop, &itl->drain);

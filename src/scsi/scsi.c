@@ -1,5 +1,5 @@
 /*
- * Logical units and targets. Apart from nexus.c, whose objects come and go on the loops.
+ * Logical units: what they are made of and called. Apart from target.c, which gives them numbers.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -18,16 +18,37 @@ static void copy_revision(struct lu_state *state, const char *version)
 		state->revision[len - 1] = '\0';
 }
 
+static int set_names(struct lu_state *state, const struct scsi_lu_config *config)
+{
+	if (config->vendor != NULL &&
+	    !str_copy(state->vendor, sizeof(state->vendor), config->vendor))
+		return -EINVAL;
+	if (config->product != NULL &&
+	    !str_copy(state->product, sizeof(state->product), config->product))
+		return -EINVAL;
+	if (config->revision != NULL)
+		copy_revision(state, config->revision);
+	return 0;
+}
+
 static int first_state(struct lu_state *state, const struct scsi_lu_config *config)
 {
-	const char *vendor = config->vendor != NULL ? config->vendor : "SPINDLE";
-	const char *product = config->product != NULL ? config->product : "VIRTUAL-DISK";
+	const struct scsi_lu_config usual = {LU_VENDOR, LU_PRODUCT, SPINDLE_VERSION};
 
-	if (!str_copy(state->vendor, sizeof(state->vendor), vendor) ||
-	    !str_copy(state->product, sizeof(state->product), product))
-		return -EINVAL;
-	copy_revision(state, config->revision != NULL ? config->revision : SPINDLE_VERSION);
-	return 0;
+	(void)set_names(state, &usual);
+	return set_names(state, config);
+}
+
+/* What is kept with the disk goes into the view that everything begins with. */
+static int load(struct scsi_lu *lu)
+{
+	struct unit_view *view = unit_first_view(lu->unit);
+	int err;
+
+	mode_load(lu, view);
+	mode_apply(lu, view);
+	err = info_load(lu, view);
+	return err < 0 ? err : job_load(lu, view);
 }
 
 int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
@@ -41,8 +62,14 @@ int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 	lu->unit = unit;
 	lu->info = bdev_info(unit_bdev(unit));
 	err = first_state(lu_state_edit(unit_first_view(unit)), config);
+	if (err == 0)
+		err = counts_create(lu);
+	if (err == 0)
+		err = job_create(lu);
+	if (err == 0)
+		err = load(lu);
 	if (err < 0) {
-		free(lu);
+		scsi_lu_destroy(lu);
 		return err;
 	}
 	*out = lu;
@@ -51,6 +78,10 @@ int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 
 void scsi_lu_destroy(struct scsi_lu *lu)
 {
+	if (lu == NULL)
+		return;
+	job_destroy(lu);
+	counts_destroy(lu);
 	free(lu);
 }
 
@@ -59,38 +90,20 @@ struct unit *scsi_lu_unit(const struct scsi_lu *lu)
 	return lu->unit;
 }
 
-int scsi_target_create(struct scsi_target **out, const char *name)
-{
-	struct scsi_target *t = calloc(1, sizeof(*t));
+/* ---- Other INQUIRY data ---- */
 
-	if (t == NULL)
-		return -ENOMEM;
-	if (!str_copy(t->name, sizeof(t->name), name)) {
-		free(t);
-		return -EINVAL;
-	}
-	scsi_cmd_index_init(&t->index);
-	*out = t;
-	return 0;
+static int edit_inquiry(struct unit_op *op, struct unit_view *next)
+{
+	const struct scsi_inquiry_op *inquiry = container_of(op, struct scsi_inquiry_op, op);
+
+	return set_names(lu_state_edit(next), &inquiry->config);
 }
 
-void scsi_target_destroy(struct scsi_target *t)
+void scsi_lu_set_inquiry(struct scsi_lu *lu, struct scsi_inquiry_op *op)
 {
-	free(t);
-}
-
-const char *scsi_target_name(const struct scsi_target *t)
-{
-	return t->name;
-}
-
-int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu)
-{
-	if (lun >= SCSI_LUNS)
-		return -EINVAL;
-	if (t->luns[lun] != NULL)
-		return -EEXIST;
-	t->luns[lun] = lu;
-	t->slot[lun] = low_u16(++t->nluns);
-	return 0;
+	op->op.unit = lu->unit;
+	op->op.nexus_id = 0;
+	op->op.edit = edit_inquiry;
+	op->op.changes = LU_CHANGED_INQUIRY;
+	unit_publish(&op->op);
 }

@@ -58,14 +58,16 @@ struct scsi_lun_op {
 	uint16_t lun;
 	struct scsi_lu *lu; /* NULL: the LUN goes */
 	struct loop *loop;  /* the submitter's; `done` comes there, later */
-	/* 0 when all nexuses have done it; -EEXIST, -ENOENT, -ENOMEM: nothing has changed. */
+	/* 0 when all nexuses have done it: nothing of the target knows an LU that went. -EEXIST,
+	 * -ENOENT, -EINVAL, -ENOMEM: nothing has changed. */
 	void (*done)(struct scsi_lun_op *op, int err);
 	/* private */
 	struct loop_msg msg;
 	struct list link;
-	unsigned waiting;
+	unsigned waiting; /* nexuses that have not followed yet */
 	int err;
 };
+/* On op->loop. Tasks at an LU that goes end with LOGICAL UNIT NOT SUPPORTED. */
 void scsi_target_change_lun(struct scsi_lun_op *op);
 
 /* ---- The transport's side
@@ -113,10 +115,13 @@ struct nexus {
 	void (*closed)(struct nexus *n);
 	/* private */
 	uint64_t id;
-	struct scsi_itl *itls; /* one a LUN of the target */
-	unsigned nitls, pending;
+	struct scsi_itl **luns; /* what it sees, by LUN */
+	struct list itls;       /* these, and those that are coming or going */
+	struct list link;       /* in the target */
+	struct lun_part *part; /* a change of the LUNs that it has not followed yet; the target's */
+	unsigned pending;      /* attachments of the beginning, and `msg` */
 	int err;
-	bool opening, closing;
+	bool joined, opening, closing;
 	struct loop_msg msg;
 };
 
@@ -215,12 +220,16 @@ struct scsi_task {
 	void (*next)(struct scsi_task *task);
 	unsigned stage; /* enum task_stage in impl.h */
 	bool begun, barrier, stepping;
-	bool sends; /* the plan ends by sending */
-	bool locks; /* it has, or wants, locks: `hold` and those of its segments are valid */
+	bool unplugged; /* aborted because its LUN goes: told so, unlike others that are aborted */
+	bool sends;     /* the plan ends by sending */
+	bool locks;     /* it has, or wants, locks: `hold` and those of its segments are valid */
 	bool arming;
-	bool keeps; /* `kept` is valid */
+	bool keeps;                  /* `kept` is valid */
+	uint64_t step_at, step_left; /* bytes: a command that goes in steps (cmd_thin.c) */
+	unsigned step_index;
 	struct scsi_seg segs[2];
 	struct unit_op op;
+	uint64_t arg; /* of a command, for the edit of its view */
 	struct scsi_hold hold;
 	struct {
 		struct loop_buf *bufs[SCSI_GATHER_BUFS], *pattern; /* or NULL */

@@ -12,24 +12,55 @@
 
 /* ---- Stages: each returns true to go on, or sets the status ---- */
 
-/* A single-level LUN in peripheral (00b) or flat space (01b) addressing (SAM-5 4.7). */
-static unsigned lun_decode(const uint8_t lun[static 8])
-{
-	static const uint8_t zeros[6];
-	const unsigned method = lun[0] >> 6, high = lun[0] & 0x3f;
+/* The ways to write the number of an LU of this device itself (SAM-5 4.7.7): these bits have this
+ * value, and the number is in the others. One behind another bus or target is not ours. */
+static const struct {
+	uint64_t mask, value;
+	unsigned shift;
+} lun_methods[] = {
+	{0xff00ffffffffffff, 0x0000000000000000, 48}, /* peripheral device, bus 0 */
+	{0xc000ffffffffffff, 0x4000000000000000, 48}, /* flat space */
+	{0xffe0ffffffffffff, 0x8000000000000000, 48}, /* logical unit, target 0, bus 0 */
+	{0xff000000ffffffff, 0xd200000000000000, 32}, /* extended flat space */
+	{0xff0000000000ffff, 0xe200000000000000, 16}, /* long extended flat space */
+};
 
-	if (memcmp(lun + 2, zeros, sizeof(zeros)) != 0 || method > 1 || high != 0)
-		return SCSI_LUNS;
-	return lun[1];
+unsigned lun_decode(const uint8_t lun[static 8])
+{
+	const uint64_t bits = load_be64(lun);
+
+	for (size_t i = 0; i < ARRAY_LEN(lun_methods); i++) {
+		const uint64_t mask = lun_methods[i].mask;
+
+		if ((bits & mask) == lun_methods[i].value)
+			return (unsigned)min_u64((bits & ~mask) >> lun_methods[i].shift, SCSI_LUNS);
+	}
+	return SCSI_LUNS;
+}
+
+bool lun_is_report_luns(const uint8_t lun[static 8])
+{
+	return load_be64(lun) == LUN_REPORT_LUNS;
 }
 
 static bool find_lu(struct scsi_task *task)
 {
 	const unsigned lun = lun_decode(task->lun);
-	const unsigned slot = lun < SCSI_LUNS ? task->nexus->target->slot[lun] : 0;
 
-	task->itl = slot != 0 ? &task->nexus->itls[slot - 1] : NULL;
+	task->itl = lun < SCSI_LUNS ? task->nexus->luns[lun] : NULL;
 	return true;
+}
+
+/* Where there is no LU some commands are answered; the others find none. At the well-known one they
+ * do not exist. */
+static bool find_row_without_lu(struct scsi_task *task)
+{
+	const bool well_known = lun_is_report_luns(task->lun);
+	const unsigned flag = well_known ? CMD_WELL_KNOWN_LUN : CMD_ANY_LUN;
+
+	if (task->cmd == NULL || !(task->cmd->flags & flag))
+		scsi_task_sense(task, well_known ? SENSE_INVALID_OPCODE : SENSE_LU_NOT_SUPPORTED);
+	return task->status == SCSI_GOOD;
 }
 
 static bool find_row(struct scsi_task *task)
@@ -39,9 +70,9 @@ static bool find_row(struct scsi_task *task)
 
 	task->cmd = scsi_cmd_find(&task->nexus->target->index, lu, task->cdb[0], task->cdb[1],
 				  &opcode_known);
-	if (task->itl == NULL && (task->cmd == NULL || !(task->cmd->flags & CMD_ANY_LUN)))
-		scsi_task_sense(task, SENSE_LU_NOT_SUPPORTED);
-	else if (!opcode_known)
+	if (task->itl == NULL)
+		return find_row_without_lu(task);
+	if (!opcode_known)
 		scsi_task_sense(task, SENSE_INVALID_OPCODE);
 	else if (task->cmd == NULL)
 		task_bad_field(task, 1, 4);
@@ -73,14 +104,31 @@ static bool check_attribute(struct scsi_task *task)
 	return true;
 }
 
+/* Commands that mean one thing or another: what disturbs nobody's reservation (SPC-2 5.5.1, B.1). */
+static const struct {
+	uint8_t opcode, byte, mask, value;
+} harmless[] = {
+	{0x1b, 4, 0xf1, 0x01}, /* START STOP UNIT that starts */
+	{0x1e, 4, 0x03, 0x00}, /* PREVENT ALLOW MEDIUM REMOVAL that allows */
+};
+
+static bool is_harmless(const struct scsi_task *task)
+{
+	for (size_t i = 0; i < ARRAY_LEN(harmless); i++) {
+		if (harmless[i].opcode == task->cdb[0] &&
+		    (task->cdb[harmless[i].byte] & harmless[i].mask) == harmless[i].value)
+			return true;
+	}
+	return false;
+}
+
 static bool check_reservation(struct scsi_task *task, const struct unit_view *view)
 {
-	if (view->holder != 0 && view->holder != task->nexus->id &&
-	    task->cmd->conflict != CONFLICT_NEVER) {
-		task->status = SCSI_RESERVATION_CONFLICT;
-		return false;
-	}
-	return true;
+	if (view->holder == 0 || view->holder == task->nexus->id ||
+	    task->cmd->conflict == CONFLICT_NEVER || is_harmless(task))
+		return true;
+	task->status = SCSI_RESERVATION_CONFLICT;
+	return false;
 }
 
 static bool check_unit_attention(struct scsi_task *task)
@@ -94,34 +142,43 @@ static bool check_unit_attention(struct scsi_task *task)
 	return false;
 }
 
-/* States of a unit, the one that is told first on top, and the commands that each stops: those with
- * this flag, or all but those with that one. */
-static const struct {
-	unsigned state, stops, spares;
-	enum sense sense;
-} device_states[] = {
-	{UNIT_MISSING, 0, CMD_WHEN_STOPPED, SENSE_NOT_READY_MISSING},
-	{UNIT_STOPPED, 0, CMD_WHEN_STOPPED, SENSE_NOT_READY_STOPPED},
-	{UNIT_WRITE_PROTECTED, CMD_CHANGES_DATA, 0, SENSE_WRITE_PROTECTED},
-	{UNIT_SOFT_PROTECTED, CMD_CHANGES_DATA, 0, SENSE_SOFT_PROTECTED},
-};
+/* States that stop commands. */
+#define STATES \
+	(UNIT_MISSING | UNIT_REWRITING | UNIT_STOPPED | UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED)
+
+/* The one that is told first on top. */
+bool scsi_not_ready(const struct scsi_itl *itl, unsigned flags, struct sense_data *sense)
+{
+	const struct unit_view *view = itl_view(itl);
+
+	if (view->flags & UNIT_MISSING && !(flags & CMD_WHEN_STOPPED)) {
+		*sense = (struct sense_data){.sense = SENSE_NOT_READY_MISSING};
+		return true;
+	}
+	if (view->flags & UNIT_REWRITING && !(flags & CMD_WHEN_REWRITING) &&
+	    job_sense(itl->lu, view, sense))
+		return true;
+	if (view->flags & UNIT_STOPPED && !(flags & CMD_WHEN_STOPPED)) {
+		*sense = (struct sense_data){.sense = SENSE_NOT_READY_STOPPED};
+		return true;
+	}
+	return false;
+}
 
 static bool check_device_state(struct scsi_task *task, const struct unit_view *view)
 {
 	const unsigned flags = task->cmd->flags;
+	struct sense_data sense;
 
-	if (view->flags == 0)
+	if ((view->flags & STATES) == 0)
 		return true;
-	for (size_t i = 0; i < ARRAY_LEN(device_states); i++) {
-		const unsigned stops = device_states[i].stops;
-
-		if (!(view->flags & device_states[i].state) || flags & device_states[i].spares ||
-		    (stops != 0 && !(flags & stops)))
-			continue;
-		scsi_task_sense(task, device_states[i].sense);
-		return false;
-	}
-	return true;
+	if (scsi_not_ready(task->itl, flags, &sense))
+		task_sense_data(task, &sense);
+	else if (view->flags & UNIT_WRITE_PROTECTED && flags & CMD_CHANGES_DATA)
+		scsi_task_sense(task, SENSE_WRITE_PROTECTED);
+	else if (view->flags & UNIT_SOFT_PROTECTED && flags & CMD_CHANGES_DATA)
+		scsi_task_sense(task, SENSE_SOFT_PROTECTED);
+	return task->status == SCSI_GOOD;
 }
 
 /* ---- The pipeline ---- */
@@ -152,10 +209,13 @@ static void cancel(struct unit_task *t)
 	struct scsi_task *task = container_of(t, struct scsi_task, unit_task);
 
 	t->aborted = true;
+	task->unplugged = task->itl->leaving && !task->nexus->closing;
 	if (task->stage == TASK_WAITING) {
 		scsi_task_end(task);
 	} else if (task->stage == TASK_RUNNING) {
 		task_let_go(task);
+	} else if (task->stage == TASK_IN_JOB) {
+		job_let_go(task);
 	}
 }
 
@@ -170,7 +230,7 @@ static void init(struct scsi_task *task)
 	task->data_len = task->move_len = task->started = task->moved = task->ended = 0;
 	task->error_off = UINT64_MAX;
 	task->next = NULL;
-	task->stepping = task->begun = false;
+	task->stepping = task->begun = task->unplugged = false;
 	task->sends = task->locks = task->keeps = false;
 	task->unit_task.nexus_id = task->nexus->id;
 	task->unit_task.cancel = cancel;
@@ -225,9 +285,20 @@ static void set_residual(struct scsi_task *task)
 	task->underflow = done < expected ? clamp_u32(expected - done) : 0;
 }
 
+/* Its LUN is gone, and its nexus is not: it is answered as those are that come now. What was moved
+ * does not count. */
+static void answer_unplugged(struct scsi_task *task)
+{
+	task->unit_task.aborted = false;
+	task->status = SCSI_GOOD;
+	task->moved = 0;
+	scsi_task_sense(task, SENSE_LU_NOT_SUPPORTED);
+}
+
 void scsi_task_end(struct scsi_task *task)
 {
-	set_residual(task);
+	if (task->itl != NULL && task->cmd != NULL && task->cmd->flags & CMD_COUNTED)
+		counts_add(task);
 	if (task->keeps || task->locks)
 		task_release(task);
 	if (task->begun) {
@@ -236,6 +307,9 @@ void scsi_task_end(struct scsi_task *task)
 			order_leave(task);
 		unit_task_end(&task->unit_task);
 	}
+	if (task->unplugged)
+		answer_unplugged(task);
+	set_residual(task);
 	task->stage = TASK_DONE;
 	task->nexus->transport->finish(task);
 }

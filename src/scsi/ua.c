@@ -36,6 +36,12 @@ void ua_add(struct scsi_itl *itl, enum ua ua)
 	itl->ua |= 1u << ua;
 }
 
+void ua_luns_told(struct nexus *n)
+{
+	list_for_each (pos, &n->itls)
+		list_entry(pos, struct scsi_itl, link)->ua &= ~(1u << UA_LUNS_CHANGED);
+}
+
 bool ua_take(struct scsi_itl *itl, enum sense *sense)
 {
 	unsigned ua;
@@ -43,6 +49,8 @@ bool ua_take(struct scsi_itl *itl, enum sense *sense)
 	if (itl->ua == 0)
 		return false;
 	ua = (unsigned)__builtin_ctz(itl->ua);
+	if (ua == UA_LUNS_CHANGED)
+		ua_luns_told(itl->nexus);
 	itl->ua &= ~(1u << ua);
 	*sense = ua_sense[ua];
 	return true;

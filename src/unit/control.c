@@ -52,6 +52,8 @@ static void op_came_back(struct unit_op *op)
 		return;
 	free(op->parts);
 	op->parts = NULL;
+	free(op->spare);
+	op->spare = NULL;
 	if (op->task != NULL)
 		op->task->op = NULL;
 	op->done(op, op->err);
@@ -138,9 +140,10 @@ static void op_open(struct unit *u, struct unit_op *op)
 /* The next view, from the newest. */
 static int op_edit(struct unit *u, struct unit_op *op)
 {
-	struct unit_view *next = view_alloc();
+	struct unit_view *next = op->spare != NULL ? op->spare : unit_view_create();
 	int err = 0;
 
+	op->spare = NULL;
 	if (next == NULL)
 		return -ENOMEM;
 	*next = *u->view;

@@ -126,7 +126,6 @@ void channel_drained(struct channel *c);
 void channel_victim_gone(struct channel *c, const struct unit_task *t);
 
 /* unit.c */
-struct unit_view *view_alloc(void);
 void channel_joined(struct channel *c);
 void channel_tell(struct channel *c, unsigned changes, uint64_t origin);
 

@@ -7,14 +7,14 @@
 #include <stdlib.h>
 
 /* What every I/O reads of it begins a cache line. */
-struct unit_view *view_alloc(void)
+struct unit_view *unit_view_create(void)
 {
 	return aligned_alloc(64, align_up(sizeof(struct unit_view), 64));
 }
 
 static struct unit_view *first_view(const struct bdev_info *info)
 {
-	struct unit_view *v = view_alloc();
+	struct unit_view *v = unit_view_create();
 
 	if (v != NULL)
 		*v = (struct unit_view){
@@ -79,6 +79,16 @@ void unit_destroy(struct unit *u)
 struct bdev *unit_bdev(const struct unit *u)
 {
 	return u->bdev;
+}
+
+unsigned unit_nloops(const struct unit *u)
+{
+	return u->nloops;
+}
+
+struct loop *unit_steward(const struct unit *u)
+{
+	return u->steward;
 }
 
 struct unit_view *unit_first_view(struct unit *u)

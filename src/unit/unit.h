@@ -101,6 +101,10 @@ int unit_create(struct unit **out, struct loop_set *set, struct bdev *bdev,
 /* Nothing is attached, no operation is running, the loops have stopped. */
 void unit_destroy(struct unit *u);
 struct bdev *unit_bdev(const struct unit *u);
+/* The loop on which `edit` runs. */
+struct loop *unit_steward(const struct unit *u);
+/* Loops of the set, by loop_index(). */
+unsigned unit_nloops(const struct unit *u);
 /* Before anything is attached: the view that it begins with, for its personality to complete. */
 struct unit_view *unit_first_view(struct unit *u);
 const struct unit_identity *unit_identity(const struct unit *u);
@@ -235,6 +239,9 @@ struct unit_op {
 	/* ABORT: from unit_parts_create(), and freed before `done`; NULL: allocated when it is
 	 * submitted, which may fail. */
 	struct unit_part *parts;
+	/* PUBLISH, QUIESCE: from unit_view_create(), and taken over; NULL: allocated when its turn has
+	 * come, which may fail. */
+	struct unit_view *spare;
 	/* 0, what `edit`, `keep` or unit_op_acted() said, -ETIMEDOUT, -ECANCELED or -ENOMEM. */
 	void (*done)(struct unit_op *op, int err);
 	/* private */
@@ -256,6 +263,8 @@ void unit_abort(struct unit_op *op);
 /* The memory of one ABORT, for an owner who must not fail later: one part a loop. NULL: there is
  * none. free() it when it was not used. */
 struct unit_part *unit_parts_create(const struct unit *u);
+/* The same for a PUBLISH or QUIESCE: the memory of the next view. */
+struct unit_view *unit_view_create(void);
 /* On op->loop, before `done`: ends it early when it still waits; `done` comes in any case. */
 void unit_op_cancel(struct unit_op *op);
 /* On the steward's loop. */

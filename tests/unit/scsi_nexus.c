@@ -400,7 +400,7 @@ static void losing_a_nexus_needs_no_memory(void **state)
 {
 	fx_up(&fx, "ram:16M", 512);
 	fx_open(&fx, &nexus);
-	assert_non_null(nexus.nexus.itls[0].abort.parts);
+	assert_non_null(nexus.nexus.luns[0]->abort.parts);
 	fx_close(&nexus);
 	fx_down(&fx);
 }
