@@ -1,6 +1,6 @@
 /*
- * A unit step by step, on simulated loops: attaching, views, refusals, range locks, operations that
- * are each other's victims, counters. (What all orders of messages do is tests/sim/unit.c.)
+ * A unit step by step, on simulated loops: attaching, views, refusals, writing through, range locks
+ * and their arming, views that are kept, operations that are each other's victims, counters. (What all orders of messages do is tests/sim/unit.c.)
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,12 +9,15 @@
 #include <cmocka.h>
 
 #include "loop/sim.h"
+#include "store/impl.h"
 #include "unit/impl.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define NLOOPS 3
 #define DISK   (64 * MiB)
+#define MS     UINT64_C(1000000)
 
 struct actor {
 	struct unit_attach ua;
@@ -37,6 +40,11 @@ struct control {
 	const struct job *victim;
 	bool done, end_task;
 	int err;
+	/* Views that are kept. */
+	bool edited, acted;
+	unsigned kept;
+	int keep_err;
+	uint64_t before; /* the generation that everybody sees until it is kept */
 };
 
 static struct loop_set *set;
@@ -48,6 +56,74 @@ static void settle(void)
 {
 	sim_run(set, UINT64_MAX);
 }
+
+struct alarm_clock {
+	struct loop_timer timer;
+	bool rung;
+};
+
+static void alarm_rings(struct loop_timer *timer)
+{
+	container_of(timer, struct alarm_clock, timer)->rung = true;
+}
+
+static void pass_time(uint64_t ns)
+{
+	struct alarm_clock clock = {.rung = false};
+
+	loop_timer_init(&clock.timer, loop_set_at(set, 0), alarm_rings);
+	assert_int_equal(loop_timer_start(&clock.timer, ns), 0);
+	while (!clock.rung)
+		assert_true(sim_step(set));
+}
+
+/* ---- A store that writes down what it was asked for ---- */
+
+static char asked[32]; /* an f behind a letter: with FUA */
+static enum io_op failing;
+static int failing_err;
+
+static void note(struct store *s, struct io *io)
+{
+	static const char letters[] = "RWFDZE";
+	size_t n = strlen(asked);
+
+	assert_true(n + 3 < sizeof(asked));
+	asked[n++] = letters[io->op];
+	if ((io->flags & IO_FUA) != 0)
+		asked[n] = 'f';
+	io_end(io, failing_err != 0 && io->op == failing ? failing_err : 0);
+}
+
+static int open_noting(struct store **out, struct loop_set *loops,
+		       const struct store_type *const *types, char *rest,
+		       const struct store_config *config, struct diag *d)
+{
+	*out = calloc(1, sizeof(**out));
+	(*out)->info = (struct store_info){.size = DISK,
+					   .logical_block = 512,
+					   .volatile_cache = true,
+					   .discard_granularity = 512,
+					   .discard_zeroes = strcmp(rest, "zeroes") == 0};
+	return 0;
+}
+
+static void close_noting(struct store *s)
+{
+	free(s);
+}
+
+static const struct store_type noting = {
+	.name = "noting",
+	.writes_fua = true,
+	.open = open_noting,
+	.close = close_noting,
+	.read = note,
+	.write = note,
+	.flush = note,
+	.discard = note,
+	.zero = note,
+};
 
 /* ---- Attaching ---- */
 
@@ -81,7 +157,7 @@ static void attach(unsigned i)
 
 static void make_unit(const char *spec, bool read_only)
 {
-	static const struct store_type *const types[] = {&store_null, &store_ram, NULL};
+	static const struct store_type *const types[] = {&store_null, &store_ram, &noting, NULL};
 	static const struct unit_identity identity = {.serial = "test"};
 	struct bdev_config bconfig = {.block_size = 512, .read_only = read_only};
 	struct store_config sconfig = {.size = 0};
@@ -150,11 +226,12 @@ static void job_submit(struct job *j, enum io_op op, uint64_t off, uint64_t len)
 	assert_false(j->done); /* never on the submitter's stack */
 }
 
-static int io_on(unsigned loop, enum io_op op, uint64_t off, uint64_t len)
+static int flagged_io_on(unsigned loop, unsigned flags, enum io_op op, uint64_t off, uint64_t len)
 {
 	struct job j;
 
 	job_begin(&j, loop);
+	j.uio.io.flags = flags;
 	job_submit(&j, op, off, len);
 	settle();
 	assert_true(j.done);
@@ -162,10 +239,16 @@ static int io_on(unsigned loop, enum io_op op, uint64_t off, uint64_t len)
 	return j.uio.io.result;
 }
 
+static int io_on(unsigned loop, enum io_op op, uint64_t off, uint64_t len)
+{
+	return flagged_io_on(loop, 0, op, off, len);
+}
+
 static int edit(struct unit_op *op, struct unit_view *next)
 {
-	const struct control *c = container_of(op, struct control, op);
+	struct control *c = container_of(op, struct control, op);
 
+	c->edited = true;
 	next->size = c->want.size;
 	next->flags = c->want.flags;
 	next->holder = c->want.holder;
@@ -271,6 +354,110 @@ static void refusals(void **state)
 	settle();
 	assert_int_equal(j.uio.io.result, -EACCES);
 	unit_task_end(&j.ut);
+}
+
+/* A disk that is lost or rewritten, and the unit's own work on it. */
+static void refusals_of_lost_and_rewritten(void **state)
+{
+	const unsigned own = UNIT_IO_INTERNAL;
+
+	publish((struct unit_view){.size = DISK, .flags = UNIT_REWRITING, .holder = 2});
+	assert_int_equal(io_on(0, IO_READ, 0, 512), -EACCES);
+	assert_int_equal(io_on(1, IO_READ, 0, 512), -EBUSY);
+	assert_int_equal(io_on(1, IO_FLUSH, 0, 0), -EBUSY);
+	assert_int_equal(flagged_io_on(0, own, IO_WRITE, 0, 512), 0);
+	assert_int_equal(flagged_io_on(0, own, IO_FLUSH, 0, 0), 0);
+	assert_int_equal(flagged_io_on(0, own, IO_READ, DISK, 512), -ERANGE);
+	publish((struct unit_view){.size = 0, .flags = UNIT_REWRITING | UNIT_STOPPED});
+	assert_int_equal(io_on(1, IO_WRITE, 0, 512), -EBUSY);
+	assert_int_equal(flagged_io_on(1, own, IO_WRITE, 0, 512), -ENOMEDIUM);
+	publish((struct unit_view){.size = DISK, .flags = UNIT_SOFT_PROTECTED});
+	assert_int_equal(io_on(1, IO_WRITE, 0, 512), -EROFS);
+	assert_int_equal(io_on(1, IO_DISCARD, 0, 4096), -EROFS);
+	assert_int_equal(flagged_io_on(1, own, IO_ZERO, 0, 512), -EROFS);
+	assert_int_equal(io_on(1, IO_READ, 0, 512), 0);
+	assert_int_equal(io_on(1, IO_FLUSH, 0, 0), 0);
+	publish((struct unit_view){.size = 0,
+				   .flags = UNIT_MISSING | UNIT_REWRITING | UNIT_STOPPED |
+					    UNIT_SOFT_PROTECTED | UNIT_WRITE_PROTECTED,
+				   .holder = 2});
+	assert_int_equal(io_on(0, IO_WRITE, 0, 512), -EACCES);
+	assert_int_equal(io_on(1, IO_WRITE, 0, 512), -ENODEV);
+	assert_int_equal(io_on(1, IO_FLUSH, 0, 0), -ENODEV);
+	assert_int_equal(flagged_io_on(0, own, IO_WRITE, 0, 512), -ENODEV);
+}
+
+static const char *asked_by(enum io_op op)
+{
+	static char answer[sizeof(asked)];
+
+	memset(asked, 0, sizeof(asked));
+	assert_int_equal(io_on(1, op, 4096, op == IO_FLUSH ? 0 : 4096), 0);
+	memcpy(answer, asked, sizeof(asked));
+	return answer;
+}
+
+static void make_noting_unit(const char *spec)
+{
+	tear_down(NULL);
+	failing_err = 0;
+	assert_int_equal(sim_create(&set, NLOOPS, 1), 0);
+	make_unit(spec, false);
+}
+
+static void writing_through(void **state)
+{
+	static const unsigned flags[] = {UNIT_WRITE_THROUGH, UNIT_WRITE_THROUGH | UNIT_LOCKS_ARMED};
+	struct unit_stats s;
+
+	make_noting_unit("noting:zeroes");
+	assert_string_equal(asked_by(IO_WRITE), "W");
+	assert_string_equal(asked_by(IO_ZERO), "Z");
+	assert_string_equal(asked_by(IO_DISCARD), "D");
+	for (unsigned i = 0; i < ARRAY_LEN(flags); i++) {
+		publish((struct unit_view){.size = DISK, .flags = flags[i]});
+		assert_string_equal(asked_by(IO_WRITE), "Wf");
+		assert_string_equal(asked_by(IO_ZERO), "Zf");
+		assert_string_equal(asked_by(IO_DISCARD), "DF");
+		assert_string_equal(asked_by(IO_READ), "R");
+		assert_string_equal(asked_by(IO_FLUSH), "F");
+	}
+	unit_stats_read(unit, &s);
+	assert_int_equal(s.op[IO_DISCARD].ops, 3);
+	assert_int_equal(s.op[IO_FLUSH].ops, 2);
+	publish((struct unit_view){.size = DISK});
+	assert_string_equal(asked_by(IO_WRITE), "W");
+	assert_string_equal(asked_by(IO_DISCARD), "D");
+	/* Where old data may come back at any time, nothing is promised. */
+	make_noting_unit("noting:");
+	publish((struct unit_view){.size = DISK, .flags = UNIT_WRITE_THROUGH});
+	assert_string_equal(asked_by(IO_DISCARD), "D");
+	assert_string_equal(asked_by(IO_ZERO), "Zf");
+}
+
+static void discards_that_cannot_be_flushed(void **state)
+{
+	struct unit_stats s;
+	struct job j;
+
+	make_noting_unit("noting:zeroes");
+	publish((struct unit_view){.size = DISK, .flags = UNIT_WRITE_THROUGH});
+	memset(asked, 0, sizeof(asked));
+	failing = IO_DISCARD;
+	failing_err = -ENOSPC;
+	assert_int_equal(io_on(1, IO_DISCARD, 0, 4096), -ENOSPC);
+	assert_string_equal(asked, "D");
+	failing = IO_FLUSH;
+	job_begin(&j, 1);
+	job_submit(&j, IO_DISCARD, 0, 4096);
+	settle();
+	assert_int_equal(j.uio.io.result, -ENOSPC);
+	assert_int_equal(j.uio.io.op, IO_DISCARD);
+	unit_task_end(&j.ut);
+	assert_string_equal(asked, "DDF");
+	unit_stats_read(unit, &s);
+	assert_int_equal(s.op[IO_DISCARD].errors, 2);
+	assert_int_equal(s.op[IO_FLUSH].ops, 0);
 }
 
 static void telling(void **state)
@@ -444,6 +631,212 @@ static void mutual_aborts(void **state)
 	assert_true(a.err == -ECANCELED || b.err == -ECANCELED);
 }
 
+/* ---- Views that are kept ---- */
+
+static int keep(struct unit_op *op, const struct unit_view *next)
+{
+	struct control *c = container_of(op, struct control, op);
+
+	assert_null(loop_self()); /* a worker's thread */
+	assert_true(c->edited && !c->done);
+	assert_int_equal(next->generation, c->before + 1);
+	assert_int_equal(next->size, c->want.size);
+	for (unsigned i = 0; i < NLOOPS; i++) {
+		const struct channel *ch = actors[i].ua.channel;
+
+		assert_int_equal(channel_view(ch)->generation, c->before);
+		assert_true(ch->closed == (op->act != NULL));
+	}
+	c->kept++;
+	return c->keep_err;
+}
+
+static void act(struct unit_op *op)
+{
+	struct control *c = container_of(op, struct control, op);
+
+	assert_false(c->edited);
+	c->acted = true;
+	unit_op_acted(op, 0);
+}
+
+static void control_init_kept(struct control *c, void (*action)(struct unit_op *op), int keep_err)
+{
+	control_init(c, 1);
+	c->op.keep = keep;
+	c->op.act = action;
+	c->op.changes = UNIT_CHANGED_SIZE;
+	c->want.size = MiB;
+	c->keep_err = keep_err;
+	c->before = channel_view(actors[0].ua.channel)->generation;
+}
+
+static void submit_kept(struct control *c)
+{
+	if (c->op.act != NULL)
+		unit_quiesce(&c->op);
+	else
+		unit_publish(&c->op);
+}
+
+static void views_are_kept_before_they_are_seen(void **state)
+{
+	static void (*const actions[])(struct unit_op * op) = {NULL, act};
+	struct control c;
+
+	for (unsigned i = 0; i < ARRAY_LEN(actions); i++) {
+		control_init_kept(&c, actions[i], 0);
+		submit_kept(&c);
+		settle();
+		assert_true(c.done && c.kept == 1);
+		assert_int_equal(c.err, 0);
+		assert_int_equal(actors[2].told, i + 1);
+		assert_int_equal(channel_view(actors[2].ua.channel)->generation, c.before + 1);
+		assert_int_equal(io_on(0, IO_READ, MiB, 512), -ERANGE);
+	}
+}
+
+static void views_that_cannot_be_kept(void **state)
+{
+	static void (*const actions[])(struct unit_op * op) = {NULL, act};
+	struct control c;
+
+	for (unsigned i = 0; i < ARRAY_LEN(actions); i++) {
+		control_init_kept(&c, actions[i], -ENOSPC);
+		submit_kept(&c);
+		settle();
+		assert_true(c.done && c.kept == 1);
+		assert_int_equal(c.err, -ENOSPC);
+		assert_int_equal(actors[2].told, 0);
+		assert_int_equal(channel_view(actors[2].ua.channel)->generation, 1);
+		assert_int_equal(io_on(0, IO_WRITE, MiB, 512), 0);
+	}
+	publish((struct unit_view){.size = DISK});
+}
+
+/* Before `edit` it may be cancelled, afterwards it may be durable. */
+static void kept_views_are_not_cancelled(void **state)
+{
+	struct control c, behind;
+
+	control_init_kept(&c, NULL, 0);
+	control_init_kept(&behind, NULL, 0);
+	unit_publish(&c.op);
+	unit_publish(&behind.op);
+	while (!c.edited)
+		assert_true(sim_step(set));
+	assert_int_equal(c.kept, 0);
+	unit_op_cancel(&c.op);
+	unit_op_cancel(&behind.op);
+	settle();
+	assert_true(c.done && c.err == 0 && c.kept == 1);
+	assert_true(behind.done && behind.err == -ECANCELED && !behind.edited);
+	assert_int_equal(channel_view(actors[2].ua.channel)->generation, 2);
+}
+
+/* ---- Arming ---- */
+
+static bool is_armed(void)
+{
+	return (channel_view(actors[0].ua.channel)->flags & UNIT_LOCKS_ARMED) != 0;
+}
+
+static uint64_t arm(void)
+{
+	struct control c;
+
+	control_init(&c, 1);
+	unit_arm(&c.op);
+	while (!c.done)
+		assert_true(sim_step(set));
+	assert_int_equal(c.err, 0);
+	for (unsigned i = 0; i < NLOOPS; i++)
+		assert_true((channel_view(actors[i].ua.channel)->flags & UNIT_LOCKS_ARMED) != 0);
+	return channel_view(actors[0].ua.channel)->generation;
+}
+
+static void locks_are_armed_once(void **state)
+{
+	publish((struct unit_view){.size = MiB, .flags = UNIT_WRITE_THROUGH, .holder = 3});
+	assert_int_equal(arm(), 3);
+	assert_int_equal(arm(), 3);
+	assert_int_equal(channel_view(actors[2].ua.channel)->size, MiB);
+	assert_int_equal(channel_view(actors[2].ua.channel)->holder, 3);
+	settle();
+	assert_false(is_armed());
+	assert_int_equal(channel_view(actors[2].ua.channel)->flags, UNIT_WRITE_THROUGH);
+	assert_int_equal(actors[2].told, 0);
+	assert_int_equal(arm(), 5);
+}
+
+/* Any use of them keeps them armed for ARM_IDLE_NS, and not much longer. */
+static void locks_are_disarmed_when_nobody_uses_them(void **state)
+{
+	struct range_lock lock;
+
+	arm();
+	pass_time(ARM_IDLE_NS - MS);
+	assert_true(is_armed());
+	pass_time(ARM_IDLE_NS + 2 * MS);
+	assert_false(is_armed());
+	arm();
+	pass_time(ARM_IDLE_NS + ARM_IDLE_NS / 2);
+	hold_stripe(&lock);
+	range_unlock(&lock);
+	pass_time(ARM_IDLE_NS);
+	assert_true(is_armed()); /* taken */
+	arm();
+	pass_time(ARM_IDLE_NS);
+	assert_true(is_armed()); /* wanted */
+	pass_time(ARM_IDLE_NS);
+	assert_false(is_armed());
+	arm();
+	hold_stripe(&lock);
+	pass_time(10 * ARM_IDLE_NS);
+	assert_true(is_armed()); /* held */
+	range_unlock(&lock);
+	pass_time(2 * ARM_IDLE_NS + 2 * MS);
+	assert_false(is_armed());
+}
+
+/* I/O that hangs keeps the locks armed, and does not keep other I/O waiting. */
+static void disarming_does_not_wait_for_long(void **state)
+{
+	unsigned *inflight = &actors[2].ua.channel->inflight;
+	struct job j;
+
+	arm();
+	++*inflight;
+	for (unsigned i = 0; i < 3; i++) {
+		while (!actors[1].ua.channel->closed)
+			assert_true(sim_step(set));
+		job_begin(&j, 1);
+		job_submit(&j, IO_WRITE, 0, 4096);
+		pass_time(MS);
+		assert_false(j.done);
+		pass_time(DISARM_TIMEOUT_NS);
+		assert_true(j.done && j.uio.io.result == 0 && is_armed());
+		unit_task_end(&j.ut);
+	}
+	--*inflight;
+	settle();
+	assert_false(is_armed());
+}
+
+/* The loops end when the last nexus is gone, whatever the unit is about by itself. */
+static void the_end_may_come_at_any_time(void **state)
+{
+	for (uint64_t steps = 0; steps < 60; steps++) {
+		arm();
+		while (!unit->arming.disarming)
+			assert_true(sim_step(set));
+		sim_run(set, steps);
+		tear_down(NULL);
+		assert_int_equal(sim_create(&set, NLOOPS, steps), 0);
+		make_unit("ram:64M", false);
+	}
+}
+
 static void act_never(struct unit_op *op)
 {
 	fail();
@@ -547,6 +940,7 @@ static int lend(unsigned loop, uint64_t off)
 /* What would be refused or parked as a read is not lent. */
 static void lending(void **state)
 {
+	static const unsigned refusing[] = {UNIT_STOPPED, UNIT_MISSING, UNIT_REWRITING};
 	struct unit_stats s;
 
 	assert_int_equal(io_on(0, IO_WRITE, 0, 4096), 0);
@@ -561,6 +955,14 @@ static void lending(void **state)
 	publish((struct unit_view){.size = DISK, .holder = 1});
 	assert_int_equal(lend(1, 0), -EOPNOTSUPP);
 	assert_true(lend(0, 0) > 0);
+	for (unsigned i = 0; i < ARRAY_LEN(refusing); i++) {
+		publish((struct unit_view){.size = DISK, .flags = refusing[i]});
+		assert_int_equal(lend(1, 0), -EOPNOTSUPP);
+	}
+	publish((struct unit_view){.size = DISK,
+				   .flags = UNIT_SOFT_PROTECTED | UNIT_WRITE_PROTECTED |
+					    UNIT_LOCKS_ARMED | UNIT_WRITE_THROUGH});
+	assert_true(lend(1, 0) > 0);
 }
 
 /* ---- Counters ---- */
@@ -644,7 +1046,17 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_A_UNIT(first_view),
 		ON_A_UNIT(refusals),
+		ON_A_UNIT(refusals_of_lost_and_rewritten),
+		ON_A_UNIT(writing_through),
+		ON_A_UNIT(discards_that_cannot_be_flushed),
 		ON_A_UNIT(telling),
+		ON_A_UNIT(views_are_kept_before_they_are_seen),
+		ON_A_UNIT(views_that_cannot_be_kept),
+		ON_A_UNIT(kept_views_are_not_cancelled),
+		ON_A_UNIT(locks_are_armed_once),
+		ON_A_UNIT(locks_are_disarmed_when_nobody_uses_them),
+		ON_A_UNIT(disarming_does_not_wait_for_long),
+		ON_A_UNIT(the_end_may_come_at_any_time),
 		ON_A_UNIT(armed_writes_wait),
 		ON_A_UNIT(waiting_io_is_cancelled),
 		ON_A_UNIT(waiting_io_of_victims_ends),
