@@ -78,6 +78,11 @@ void task_io(struct scsi_task *task, enum io_op op, uint64_t off, uint64_t len,
 	seg_submit(seg);
 }
 
+struct io_extent task_extent(const struct scsi_task *task)
+{
+	return task->segs[0].uio.io.extent;
+}
+
 /* ---- A change of the view ---- */
 
 static void published(struct unit_op *op, int err)
@@ -107,10 +112,14 @@ void task_publish(struct scsi_task *task, const struct task_change *change,
 		.edit = change->edit,
 		.keep = change->keep,
 		.changes = change->changes,
+		.timeout_ns = change->drain_ns,
 		.done = published,
 	};
 	task->stage = TASK_IN_OP;
-	unit_publish(&task->op);
+	if (change->drain_ns != 0)
+		unit_quiesce(&task->op);
+	else
+		unit_publish(&task->op);
 }
 
 /* ---- Ranges ---- */

@@ -1,5 +1,5 @@
 /*
- * Parameter data, byte by byte: INQUIRY and its pages, MODE SENSE, REQUEST SENSE, REPORT LUNS, READ
+ * Parameter data, byte by byte: INQUIRY and its pages, REQUEST SENSE, REPORT LUNS, READ
  * CAPACITY; and that an allocation length cuts each of them and changes nothing else.
  */
 #include "scsi_fixture.h"
@@ -200,88 +200,6 @@ static void vpd_characteristics_and_provisioning(void **state)
 	expect_bytes(AT(0, 255, 0x12, 1, 0xb2, 0, 255, 0), b2, 8);
 }
 
-/* ---- MODE SENSE ---- */
-
-#define CACHING(wce) 0x08, 0x12, wce, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-#define CONTROL_PAGE 0x0a, 0x0a, 0x20, 0x10, 0, 0, 0, 0, 0, 0, 0, 0
-
-static void mode_sense_6(void **state)
-{
-	static const uint8_t all[] = {
-		4 + 8 + 20 + 12 - 1, 0,           0x10, 8, 0, 0, 0x80, 0, 0, 0, 2, 0,
-		CACHING(0),          CONTROL_PAGE};
-	static const uint8_t control[] = {4 + 12 - 1, 0, 0x10, 0, CONTROL_PAGE};
-
-	expect_bytes(AT(0, 255, 0x1a, 0, 0x3f, 0, 255, 0), all, sizeof(all));
-	expect_bytes(AT(0, 255, 0x1a, 0, 0x3f, 0xff, 255, 0), all, sizeof(all));
-	expect_bytes(AT(0, 255, 0x1a, 0x08, 0x0a, 0, 255, 0), control, sizeof(control));
-	expect_bytes(AT(0, 255, 0x1a, 0x08, 0x8a, 0, 255, 0), control, sizeof(control));
-	expect_bytes(AT(0, 255, 0x1a, 0x08, 0x0a, 0xff, 255, 0), control, sizeof(control));
-}
-
-static void mode_sense_10(void **state)
-{
-	static const uint8_t shorter[] = {0, 8 + 8 + 20 - 2, 0, 0x10, 0, 0, 0, 8,         0,
-					  0, 0x80,           0, 0,    0, 2, 0, CACHING(0)};
-	static const uint8_t longer[] = {0,         8 + 16 + 20 - 2,
-					 0,         0x10,
-					 1,         0,
-					 0,         16,
-					 0,         0,
-					 0,         0,
-					 0,         0,
-					 0x80,      0,
-					 0,         0,
-					 0,         0,
-					 0,         0,
-					 2,         0,
-					 CACHING(0)};
-
-	expect_bytes(AT(0, 255, 0x5a, 0, 0x08, 0, 0, 0, 0, 0, 255, 0), shorter, sizeof(shorter));
-	expect_bytes(AT(0, 255, 0x5a, 0x10, 0x08, 0, 0, 0, 0, 0, 255, 0), longer, sizeof(longer));
-	expect_bytes(AT(0, 255, 0x5a, 0x18, 0x3f, 0, 0, 0, 0, 0, 255, 0),
-		     ((const uint8_t[]){0, 38, 0, 0x10, 0, 0, 0, 0, CACHING(0), CONTROL_PAGE}), 40);
-}
-
-static void write_protection_and_cache_are_told(void **state)
-{
-	expect_bytes(AT(3, 255, 0x1a, 0, 0x0a, 0, 255, 0),
-		     ((const uint8_t[]){23, 0, 0x90, 8, 0, 0, 0x10, 0, 0, 0, 16, 0, CONTROL_PAGE}),
-		     24);
-	expect_bytes(AT(9, 255, 0x1a, 8, 0x08, 0, 255, 0),
-		     ((const uint8_t[]){23, 0, 0x10, 0, CACHING(0x04)}), 24);
-}
-
-static void nothing_is_changeable_and_nothing_is_saved(void **state)
-{
-	struct fx_task *ft;
-
-	expect_bytes(AT(9, 255, 0x1a, 8, 0x48, 0, 255, 0),
-		     ((const uint8_t[]){23, 0, 0x10, 0, CACHING(0)}), 24);
-	expect_bytes(AT(9, 255, 0x1a, 8, 0x88, 0, 255, 0),
-		     ((const uint8_t[]){23, 0, 0x10, 0, CACHING(0x04)}), 24);
-	ft = AT(9, 255, 0x1a, 8, 0xc8, 0, 255, 0);
-	fx_sense(ft, 0x5, 0x39, 0x00);
-	fx_task_free(ft);
-	ft = AT(9, 255, 0x5a, 8, 0xff, 0, 0, 0, 0, 0, 255, 0);
-	fx_sense(ft, 0x5, 0x39, 0x00);
-	fx_task_free(ft);
-}
-
-static void mode_pages_that_do_not_exist(void **state)
-{
-	struct fx_task *ft = AT(0, 255, 0x1a, 0, 0x1d, 0, 255, 0);
-
-	fx_bad_field(ft, 2, 5);
-	fx_task_free(ft);
-	ft = AT(0, 255, 0x1a, 0, 0x0a, 0x01, 255, 0);
-	fx_bad_field(ft, 3, 7);
-	fx_task_free(ft);
-	ft = AT(0, 255, 0x5a, 0, 0x3f, 0x01, 0, 0, 0, 0, 255, 0);
-	fx_bad_field(ft, 3, 7);
-	fx_task_free(ft);
-}
-
 /* ---- The rest ---- */
 
 static void read_capacity(void **state)
@@ -427,11 +345,6 @@ int main(void)
 		cmocka_unit_test(vpd_identification),
 		cmocka_unit_test(vpd_block_limits),
 		cmocka_unit_test(vpd_characteristics_and_provisioning),
-		cmocka_unit_test(mode_sense_6),
-		cmocka_unit_test(mode_sense_10),
-		cmocka_unit_test(write_protection_and_cache_are_told),
-		cmocka_unit_test(nothing_is_changeable_and_nothing_is_saved),
-		cmocka_unit_test(mode_pages_that_do_not_exist),
 		cmocka_unit_test(read_capacity),
 		cmocka_unit_test(report_luns),
 		cmocka_unit_test(request_sense_without_anything_to_tell),

@@ -1,0 +1,102 @@
+/*
+ * What log pages count. The unit counts I/O; commands and what they verify are counted here, by each
+ * loop in a row of its own, which any thread may sum up: no lock and no atomic read-modify-write, as
+ * in unit/stats.c. Apart from log.c, because this runs with every command.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "scsi/impl.h"
+
+struct lu_counts {
+	uint64_t n[LU_COUNTERS]; /* those that the unit counts stay 0 */
+} __attribute__((aligned(64)));
+
+int counts_create(struct scsi_lu *lu)
+{
+	const size_t bytes = unit_nloops(lu->unit) * sizeof(struct lu_counts);
+
+	lu->counts = aligned_alloc(64, bytes);
+	if (lu->counts == NULL)
+		return -ENOMEM;
+	memset(lu->counts, 0, bytes);
+	return 0;
+}
+
+void counts_destroy(struct scsi_lu *lu)
+{
+	free(lu->counts);
+	lu->counts = NULL;
+}
+
+static void add(struct lu_counts *c, enum lu_counter counter, uint64_t n)
+{
+	uint64_t *at = &c->n[counter];
+
+	__atomic_store_n(at, __atomic_load_n(at, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+}
+
+/* A failed verification is told by its sense key (SPC-4 4.5.6): in byte 1 or 2, by the format. */
+static bool is_medium_error(const struct scsi_task *task)
+{
+	const uint8_t format = task->sense[0] & 0x7f;
+
+	return task->status == SCSI_CHECK_CONDITION && task->sense_len != 0 &&
+	       (task->sense[format >= 0x72 ? 1 : 2] & 0x0f) == 0x3;
+}
+
+void counts_add(const struct scsi_task *task)
+{
+	const struct scsi_lu *lu = task->itl->lu;
+	struct lu_counts *c = &lu->counts[loop_index(task->nexus->loop)];
+	const unsigned flags = task->cmd->flags;
+	const uint64_t nblocks = task->moved >> lu->info->block_shift;
+
+	if (flags & CMD_READS) {
+		add(c, COUNT_READ_COMMANDS, 1);
+		add(c, COUNT_BLOCKS_SENT, nblocks);
+	}
+	if (flags & CMD_WRITES) {
+		add(c, COUNT_WRITE_COMMANDS, 1);
+		add(c, COUNT_BLOCKS_RECEIVED, nblocks);
+	}
+	if (!(flags & CMD_VERIFIES))
+		return;
+	if (is_medium_error(task))
+		add(c, COUNT_VERIFY_ERRORS, 1);
+	else if (task->status == SCSI_GOOD && !task->unit_task.aborted)
+		add(c, COUNT_VERIFY_BYTES,
+		    (uint64_t)extent_of(task).nblocks << lu->info->block_shift);
+}
+
+static uint64_t less(uint64_t n, uint64_t part)
+{
+	return n - min_u64(n, part);
+}
+
+static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS])
+{
+	struct unit_stats s;
+
+	unit_stats_read(lu->unit, &s);
+	out[COUNT_WRITE_BYTES] = s.op[IO_WRITE].bytes + s.op[IO_ZERO].bytes;
+	out[COUNT_WRITE_ERRORS] =
+		s.op[IO_WRITE].errors + s.op[IO_ZERO].errors + s.op[IO_FLUSH].errors;
+	out[COUNT_WRITE_NS] = s.op[IO_WRITE].total_ns + s.op[IO_ZERO].total_ns;
+	/* What was read to be verified is told there. */
+	out[COUNT_READ_BYTES] = less(s.op[IO_READ].bytes, out[COUNT_VERIFY_BYTES]);
+	out[COUNT_READ_ERRORS] = less(s.op[IO_READ].errors, out[COUNT_VERIFY_ERRORS]);
+	out[COUNT_READ_NS] = s.op[IO_READ].total_ns;
+}
+
+void counts_read(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS])
+{
+	const unsigned nloops = unit_nloops(lu->unit);
+
+	memset(out, 0, LU_COUNTERS * sizeof(out[0]));
+	for (unsigned i = 0; i < nloops; i++) {
+		for (unsigned n = 0; n < LU_COUNTERS; n++)
+			out[n] += __atomic_load_n(&lu->counts[i].n[n], __ATOMIC_RELAXED);
+	}
+	add_unit_counters(lu, out);
+}

@@ -1,0 +1,9 @@
+/*
+ * Log pages.
+ */
+#include "scsi_fixture.h"
+
+int main(void)
+{
+	return 0;
+}
