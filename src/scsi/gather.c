@@ -47,6 +47,25 @@ struct reader gathered_reader(const struct scsi_task *task)
 	return reader_of(task->kept.bufs[0]->data, min_u64(len, SCSI_SEG_MAX));
 }
 
+uint8_t *task_scratch(struct scsi_task *task, uint32_t len)
+{
+	struct loop_buf *buf;
+
+	if (task->keeps)
+		return task->kept.bufs[0]->data;
+	buf = loop_buf_get(task->nexus->loop, len);
+	if (buf == NULL) {
+		task_errno(task, -ENOMEM, IO_READ, 0);
+		scsi_task_end(task);
+		return NULL;
+	}
+	memset(buf->data, 0, len);
+	memset(&task->kept, 0, sizeof(task->kept));
+	task->kept.bufs[0] = buf;
+	task->keeps = true;
+	return buf->data;
+}
+
 void kept_release(struct scsi_task *task)
 {
 	for (size_t i = 0; i < ARRAY_LEN(task->kept.bufs); i++)
