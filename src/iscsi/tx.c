@@ -243,6 +243,8 @@ void tx_drop_segment(struct iscsi_conn *c, struct move_in *m)
 		}
 		tx->nqueued--;
 		tx->queued_bytes -= p->data_len;
+		/* They are the task's last ones, and ExpDataSN counts what was sent (RFC 7143 11.4.8). */
+		m->task->data_sn--;
 		queue_push(&drop, q);
 	}
 	queue_splice(&tx->ordinary, &keep);

@@ -98,7 +98,7 @@ static void look_run(void *arg)
 		struct unit_stats stats;
 
 		unit_stats_read(fx.units[lun], &stats);
-		all[lun].generation = itl_view(&nexus.nexus.itls[lun])->generation;
+		all[lun].generation = itl_view(nexus.nexus.luns[lun])->generation;
 		all[lun].changes =
 			stats.op[IO_WRITE].ops + stats.op[IO_DISCARD].ops + stats.op[IO_ZERO].ops;
 	}
@@ -513,10 +513,47 @@ static void lun_addressing(void **state)
 		uint8_t lun[8];
 		bool found;
 	} rows[] = {
-		{{0, 0}, true},        {{0x40, 0}, true},      {{0, NLUNS - 1}, true},
-		{{0, NLUNS}, false},   {{0x40, NLUNS}, false}, {{0x01, 0}, false},
-		{{0x41, 0}, false},    {{0x80, 0}, false},     {{0xc0, 0}, false},
-		{{0xc1, 0x01}, false}, {{0, 0, 1}, false},     {{0, 0, 0, 0, 0, 0, 0, 1}, false},
+		{{0, 0}, true},
+		{{0, NLUNS - 1}, true},
+		{{0, NLUNS}, false},
+		{{0, 0, 1}, false},
+		{{0, 0, 0, 0, 0, 0, 0, 1}, false},
+		/* another bus */
+		{{0x01, 0}, false},
+		/* flat space */
+		{{0x40, 0}, true},
+		{{0x40, NLUNS - 1}, true},
+		{{0x40, NLUNS}, false},
+		{{0x41, 0}, false},
+		{{0x40, 0, 0, 1}, false},
+		/* logical unit: target 0, bus 0, and others */
+		{{0x80, 0}, true},
+		{{0x80, NLUNS - 1}, true},
+		{{0x80, NLUNS}, false},
+		{{0x80, 0x20}, false},
+		{{0x81, 0}, false},
+		{{0x80, 0, 0, 1}, false},
+		/* extended and long extended flat space, of wrong lengths, too */
+		{{0xd2, 0, 0, 0}, true},
+		{{0xd2, 0, 0, NLUNS - 1}, true},
+		{{0xd2, 0, 0, NLUNS}, false},
+		{{0xd2, 0, 1, 0}, false},
+		{{0xd2, 1, 0, 0}, false},
+		{{0xd2, 0, 0, 0, 1}, false},
+		{{0xe2, 0, 0, 0, 0, 0}, true},
+		{{0xe2, 0, 0, 0, 0, NLUNS - 1}, true},
+		{{0xe2, 0, 0, 0, 0, NLUNS}, false},
+		{{0xe2, 1, 0, 0, 0, 0}, false},
+		{{0xe2, 0, 0, 0, 0, 0, 1}, false},
+		{{0xc2, 0}, false},
+		{{0xf2, 0}, false},
+		{{0xd1, 0}, false},
+		/* well-known logical units: REPORT LUNS, and one that is not here */
+		{{0xc1, 0x01}, true},
+		{{0xc1, 0x02}, false},
+		{{0xc1, 0x01, 0, 0, 0, 0, 0, 1}, false},
+		{{0xc0, 0}, false},
+		{{0xff, 0xff}, false},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)

@@ -365,11 +365,11 @@ static void a_target_without_luns(void **state)
 	assert_int_equal(load_be32(ft->data), 0);
 	assert_int_equal(ft->moved, 8);
 	fx_task_free(ft);
-	/* All logical units: then LUN 0 stands for those to come (SPC-4 6.33). */
+	/* All logical units: the well-known one is always there. */
 	ft = FX_CMD(&nexus, 64, 0xa0, 0, 2, 0, 0, 0, 0, 0, 0, 64, 0, 0);
 	fx_good(ft);
 	assert_int_equal(ft->moved, 16);
-	assert_memory_equal(ft->data, ((const uint8_t[16]){[3] = 8}), 16);
+	assert_memory_equal(ft->data, ((const uint8_t[16]){[3] = 8, [8] = 0xc1, [9] = 0x01}), 16);
 	fx_task_free(ft);
 	ft = FX_CMD(&nexus, 0, 0x00, 0, 0, 0, 0, 0);
 	fx_sense(ft, 0x5, 0x25, 0x00);

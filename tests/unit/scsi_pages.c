@@ -137,8 +137,8 @@ static void a_page_code_without_evpd_is_refused(void **state)
 
 static void vpd_supported_pages(void **state)
 {
-	expect_bytes(AT(0, 255, 0x12, 1, 0, 0, 255, 0), "\x00\x00\x00\x06\x00\x80\x83\xb0\xb1\xb2",
-		     10);
+	expect_bytes(AT(0, 255, 0x12, 1, 0, 0, 255, 0),
+		     "\x00\x00\x00\x07\x00\x80\x83\x86\xb0\xb1\xb2", 11);
 }
 
 static void each_listed_page_exists_and_no_other(void **state)
@@ -165,24 +165,40 @@ static void vpd_serial_number(void **state)
 	expect_bytes(AT(0, 255, 0x12, 1, 0x80, 0, 255, 0), "\x00\x80\x00\x08" FX_SERIAL, 12);
 }
 
+#define PORT_NAMES                                                                              \
+	/* relative target port 1, of iSCSI */                                                  \
+	0x51, 0x94, 0, 4, 0, 0, 0, 1,         /* target port group 1 */                         \
+		0x51, 0x95, 0, 4, 0, 0, 0, 1, /* name of the target port */                     \
+		0x53, 0x98, 0, 32, 'i', 'q', 'n', '.', '2', '0', '2', '6', '-', '1', '1', '.',  \
+		't', 'e', 's', 't', ':', 'd', 'i', 's', 'k', ',', 't', ',', '0', 'x', '0', '0', \
+		'0', '1', 0, 0, /* and of the target device */                                  \
+		0x53, 0xa8, 0, 24, 'i', 'q', 'n', '.', '2', '0', '2', '6', '-', '1', '1', '.',  \
+		't', 'e', 's', 't', ':', 'd', 'i', 's', 'k', 0, 0, 0
+#define PORT_NAMES_LEN (8 + 8 + 36 + 28)
+
 static void vpd_identification(void **state)
 {
 	static const uint8_t want[] = {
 		/* header */
-		0, 0x83, 0, 12 + 36 + 8 + 28,
-		/* NAA of the logical unit */
-		0x01, 0x03, 0, 8, 0x3a, 0x5b, 0x6c, 0x7d, 0x8e, 0x9f, 0x01, 0x02,
+		0, 0x83, 0, 36 + 12 + PORT_NAMES_LEN,
 		/* T10 vendor identification */
 		0x02, 0x01, 0, 32, 'S', 'P', 'I', 'N', 'D', 'L', 'E', ' ', 'V', 'I', 'R', 'T', 'U',
 		'A', 'L', '-', 'D', 'I', 'S', 'K', ' ', ' ', ' ', ' ', 'a', '1', 'b', '2', 'c', '3',
 		'd', '4',
-		/* relative target port 1, of iSCSI */
-		0x51, 0x94, 0, 4, 0, 0, 0, 1,
-		/* name of the target device */
-		0x53, 0xa8, 0, 24, 'i', 'q', 'n', '.', '2', '0', '2', '6', '-', '1', '1', '.', 't',
-		'e', 's', 't', ':', 'd', 'i', 's', 'k', 0, 0, 0};
+		/* NAA of the logical unit, which Linux takes when it is the last */
+		0x01, 0x03, 0, 8, 0x3a, 0x5b, 0x6c, 0x7d, 0x8e, 0x9f, 0x01, 0x02, PORT_NAMES};
 
 	expect_bytes(AT(0, 255, 0x12, 1, 0x83, 0, 255, 0), want, sizeof(want));
+}
+
+static void vpd_extended_inquiry(void **state)
+{
+	/* HEADSUP, ORDSUP, SIMPSUP; LUICLR; an extended self-test in up to a minute; 28 bytes of sense. */
+	uint8_t want[64] = {0, 0x86, 0, 0x3c, 0, 0x07, 0, 0x01, 0, 0, 0, 1, 0, 28};
+
+	expect_bytes(AT(0, 255, 0x12, 1, 0x86, 0, 255, 0), want, 64);
+	want[6] = 0x01; /* V_SUP */
+	expect_bytes(AT(9, 255, 0x12, 1, 0x86, 0, 255, 0), want, 64);
 }
 
 static void vpd_block_limits(void **state)
@@ -216,15 +232,80 @@ static void read_capacity(void **state)
 
 static void report_luns(void **state)
 {
-	static const uint8_t want[32] = {[3] = 24, [17] = 3, [25] = 9};
+	static const uint8_t luns[32] = {[3] = 24, [17] = 3, [25] = 9},
+			     well_known[16] = {[3] = 8, [8] = 0xc1, [9] = 0x01},
+			     all[40] = {[3] = 32, [17] = 3, [25] = 9, [32] = 0xc1, [33] = 0x01};
 	struct fx_task *ft;
 
-	expect_bytes(AT(0, 64, 0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0), want, 32);
-	expect_bytes(AT(9, 64, 0xa0, 0, 2, 0, 0, 0, 0, 0, 0, 64, 0, 0), want, 32);
-	expect_bytes(AT(0, 64, 0xa0, 0, 1, 0, 0, 0, 0, 0, 0, 64, 0, 0), (const uint8_t[8]){0}, 8);
-	ft = AT(0, 64, 0xa0, 0, 3, 0, 0, 0, 0, 0, 0, 64, 0, 0);
+	expect_bytes(AT(0, 64, 0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0), luns, 32);
+	expect_bytes(AT(0, 64, 0xa0, 0, 1, 0, 0, 0, 0, 0, 0, 64, 0, 0), well_known, 16);
+	expect_bytes(AT(9, 64, 0xa0, 0, 2, 0, 0, 0, 0, 0, 0, 64, 0, 0), all, 40);
+	for (unsigned select = 3; select < 256; select++) {
+		ft = AT(0, 64, 0xa0, 0, (uint8_t)select, 0, 0, 0, 0, 0, 0, 64, 0, 0);
+		fx_bad_field(ft, 2, 7);
+		fx_task_free(ft);
+	}
+}
+
+/* ---- The well-known logical unit REPORT LUNS (SPC-4 8.2) ---- */
+
+static struct fx_task *at_well_known(const uint8_t *cdb, uint8_t cdb_len, uint32_t expected)
+{
+	struct fx_task *ft = fx_task_new(&nexus, cdb, cdb_len);
+
+	ft->t.lun[0] = 0xc1;
+	ft->t.lun[1] = 0x01;
+	if (expected != 0)
+		fx_expect_in(ft, expected);
+	fx_run(&fx, ft);
+	return ft;
+}
+
+#define AT_WELL_KNOWN(expected, ...)                                                          \
+	at_well_known((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), \
+		      expected)
+
+static void the_well_known_logical_unit(void **state)
+{
+	static const uint8_t luns[32] = {[3] = 24, [17] = 3, [25] = 9};
+	static const uint8_t names[] = {0x1e, 0x83, 0, PORT_NAMES_LEN, PORT_NAMES};
+	uint8_t inquiry[96] = {0x1e, 0, 0x06, 0x12, 91, 0, 0, 0x02};
+
+	memcpy(inquiry + 8, "SPINDLE REPORT LUNS     1   ", 28);
+	memcpy(inquiry + 58, "\x00\xa0\x09\x60\x04\x60", 6);
+	expect_bytes(AT_WELL_KNOWN(255, 0x12, 0, 0, 0, 255, 0), inquiry, 96);
+	expect_bytes(AT_WELL_KNOWN(255, 0x12, 1, 0, 0, 255, 0), "\x1e\x00\x00\x02\x00\x83", 6);
+	expect_bytes(AT_WELL_KNOWN(255, 0x12, 1, 0x83, 0, 255, 0), names, sizeof(names));
+	expect_bytes(AT_WELL_KNOWN(64, 0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0), luns, 32);
+	expect_bytes(AT_WELL_KNOWN(18, 0x03, 0, 0, 0, 18, 0), (const uint8_t[18]){0x70, [7] = 10},
+		     18);
+}
+
+static void what_it_does_not_know(void **state)
+{
+	struct fx_task *ft = AT_WELL_KNOWN(255, 0x12, 1, 0x80, 0, 255, 0);
+
 	fx_bad_field(ft, 2, 7);
 	fx_task_free(ft);
+	for (unsigned opcode = 0; opcode < 256; opcode++) {
+		const uint8_t cdb[16] = {(uint8_t)opcode};
+
+		ft = at_well_known(cdb, 16, 0);
+		if (opcode == 0x00 || opcode == 0x03 || opcode == 0x12 || opcode == 0xa0)
+			fx_good(ft);
+		else
+			fx_sense(ft, 0x5, 0x20, 0x00);
+		fx_task_free(ft);
+	}
+}
+
+static void supported_task_management_functions(void **state)
+{
+	static const uint8_t none[16] = {[3] = 12};
+
+	expect_bytes(AT(0, 255, 0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0), (const uint8_t[4]){0},
+		     4);
+	expect_bytes(AT(0, 255, 0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 0, 255, 0, 0), none, 16);
 }
 
 static void request_sense_without_anything_to_tell(void **state)
@@ -268,6 +349,8 @@ static const struct {
 	{{0xa0}, 12, 6, 4},
 	{{0xa3, 0x0c, 0}, 12, 6, 4},
 	{{0xa3, 0x0c, 0x81, 0x28}, 12, 6, 4},
+	{{0xa3, 0x05, [10] = 0xfe}, 12, 6, 4},
+	{{0xa3, 0x0d, 0x80}, 12, 6, 4},
 };
 
 static struct fx_task *answer(size_t i, uint32_t alloc, uint32_t expected)
@@ -343,10 +426,14 @@ int main(void)
 		cmocka_unit_test(each_listed_page_exists_and_no_other),
 		cmocka_unit_test(vpd_serial_number),
 		cmocka_unit_test(vpd_identification),
+		cmocka_unit_test(vpd_extended_inquiry),
 		cmocka_unit_test(vpd_block_limits),
 		cmocka_unit_test(vpd_characteristics_and_provisioning),
 		cmocka_unit_test(read_capacity),
 		cmocka_unit_test(report_luns),
+		cmocka_unit_test(the_well_known_logical_unit),
+		cmocka_unit_test(what_it_does_not_know),
+		cmocka_unit_test(supported_task_management_functions),
 		cmocka_unit_test(request_sense_without_anything_to_tell),
 		cmocka_unit_test(sense_in_descriptor_format),
 		cmocka_unit_test(allocation_lengths_cut),
