@@ -189,6 +189,40 @@ static bool stripes_meet(const struct range_lock *a, const struct range_lock *b)
 	return false;
 }
 
+static void check_use(uint64_t held, uint64_t ever)
+{
+	struct range_lock_use use = range_lock_use(bdev);
+
+	assert_int_equal(use.held, held);
+	assert_int_equal(use.granted, ever);
+}
+
+/* From the moment when they cannot be cancelled any more, known to their owner or not. */
+static void exclusive_locks_are_counted(void **state)
+{
+	struct range_lock_use before = range_lock_use(bdev);
+	uint64_t ever = before.granted;
+	struct holder a, b, c, d;
+
+	assert_int_equal(before.held, 0);
+	assert_true(take(&a, 0, true, 0, ROUND));
+	check_use(1, ever + 1);
+	assert_false(take(&b, 1, false, 0, 512));
+	assert_false(take(&c, 1, true, STRIPE, STRIPE * 3));
+	assert_false(take(&d, 2, true, STRIPE, 512));
+	check_use(1, ever + 1);
+	leave(&a);
+	check_use(1, ever + 2);
+	assert_false(c.held);
+	assert_false(range_lock_cancel(&c.lock));
+	assert_true(range_lock_cancel(&d.lock));
+	settle();
+	check_use(1, ever + 2);
+	leave(&c);
+	leave(&b);
+	check_use(0, ever + 2);
+}
+
 static void check_holders(void)
 {
 	for (unsigned i = 0; i < NHOLDERS; i++)
@@ -264,8 +298,11 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(shared_and_exclusive), cmocka_unit_test(first_come_first_served),
-		cmocka_unit_test(ranges_over_stripes),  cmocka_unit_test(cancel_waits_no_more),
+		cmocka_unit_test(shared_and_exclusive),
+		cmocka_unit_test(first_come_first_served),
+		cmocka_unit_test(ranges_over_stripes),
+		cmocka_unit_test(cancel_waits_no_more),
+		cmocka_unit_test(exclusive_locks_are_counted),
 		cmocka_unit_test(random_locks),
 	};
 
