@@ -18,8 +18,10 @@ static bool is_lowest(struct scsi_seg *seg)
 
 	if (task->unit_task.aborted)
 		return false;
-	if (task->error_off != UINT64_MAX && seg->at <= task->error_off)
+	if (task->error_off != UINT64_MAX && seg->at <= task->error_off) {
 		task->status = SCSI_GOOD;
+		task->sense_len = 0;
+	}
 	if (scsi_task_stopped(task))
 		return false;
 	task->error_off = seg->at;
