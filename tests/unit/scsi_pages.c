@@ -203,14 +203,17 @@ static void vpd_extended_inquiry(void **state)
 
 static void vpd_block_limits(void **state)
 {
-	uint8_t want[64] = {0, 0xb0, 0, 0x3c, 0, 0, 0, 1};
+	/* WSNZ; 255 blocks of COMPARE AND WRITE; granularity; 64 MiB of PRE-FETCH; 512 MiB and 256
+	 * descriptors of UNMAP, granularity, alignment; 256 MiB of WRITE SAME. */
+	uint8_t want[64] = {0, 0xb0,     0,           0x3c,     1,        255,         0,
+			    1, [17] = 2, [21] = 0x10, [26] = 1, [31] = 8, [32] = 0x80, [41] = 8};
 
 	expect_bytes(AT(0, 255, 0x12, 1, 0xb0, 0, 255, 0), want, 64);
 }
 
 static void vpd_characteristics_and_provisioning(void **state)
 {
-	uint8_t b1[64] = {0, 0xb1, 0, 0x3c, 0, 1}, b2[8] = {0, 0xb2, 0, 4};
+	uint8_t b1[64] = {0, 0xb1, 0, 0x3c, 0, 1}, b2[8] = {0, 0xb2, 0, 4, 0, 0xe4, 2};
 
 	expect_bytes(AT(0, 255, 0x12, 1, 0xb1, 0, 255, 0), b1, 64);
 	expect_bytes(AT(0, 255, 0x12, 1, 0xb2, 0, 255, 0), b2, 8);
@@ -220,7 +223,7 @@ static void vpd_characteristics_and_provisioning(void **state)
 
 static void read_capacity(void **state)
 {
-	uint8_t want[32] = {0, 0, 0, 0, 0, 0, 0x7f, 0xff, 0, 0, 2, 0};
+	uint8_t want[32] = {0, 0, 0, 0, 0, 0, 0x7f, 0xff, 0, 0, 2, 0, [14] = 0xc0};
 
 	expect_bytes(AT(0, 32, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0), want + 4, 8);
 	expect_bytes(AT(0, 32, 0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0), want, 32);
