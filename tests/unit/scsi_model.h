@@ -106,7 +106,6 @@ struct model {
 	struct scsi_target *target;
 	struct loop_set *set;
 	struct model_client clients[MODEL_LOOPS];
-	bool op_exists[64];
 	/* Under the mutex, where loops are threads. */
 	pthread_mutex_t mutex;
 	unsigned working;
