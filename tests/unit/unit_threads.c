@@ -37,7 +37,7 @@ struct actor {
 	unsigned nops, running;
 	/* Of its operation; chosen before it is submitted, because another loop reads them. */
 	uint64_t wanted_holder;
-	bool fails;
+	bool fails, keep_fails;
 	uint8_t data[16 * 1024];
 	struct task tasks[PER];
 };
@@ -45,7 +45,7 @@ struct actor {
 static struct loop_set *set;
 static struct unit *unit;
 static struct actor actors[NLOOPS];
-static atomic_uint left, operating, stored, in_store, acting, timed_out, aborted, refused;
+static atomic_uint left, operating, stored, in_store, acting, timed_out, aborted, refused, kept;
 /* By generation; who held the disk in it. Written on the steward's loop before it is published. */
 static atomic_uint_fast64_t holders[VIEWS_MAX], newest, answered;
 static uint64_t rnd(struct actor *a)
@@ -195,6 +195,14 @@ static void task_step(struct loop_msg *msg)
 
 static void next_op(struct actor *a);
 
+/* From here on I/O may be let through by this view. */
+static void will_be_seen(struct actor *a, uint64_t g, const struct unit_view *v)
+{
+	holders[g] = v->holder;
+	newest = g;
+	a->generation = g;
+}
+
 static int edit(struct unit_op *op, struct unit_view *next)
 {
 	struct actor *a = container_of(op, struct actor, op);
@@ -206,9 +214,21 @@ static int edit(struct unit_op *op, struct unit_view *next)
 	/* Set and cleared by a QUIESCE only, as it must be. */
 	if (op->act != NULL)
 		next->flags ^= UNIT_LOCKS_ARMED;
-	holders[g] = next->holder;
-	newest = g;
-	a->generation = g;
+	if (op->keep == NULL)
+		will_be_seen(a, g, next);
+	return 0;
+}
+
+/* On a worker thread, while the steward goes on. */
+static int keep(struct unit_op *op, const struct unit_view *next)
+{
+	struct actor *a = container_of(op, struct actor, op);
+
+	CHECK(loop_self() == NULL && next->generation == newest + 1);
+	if (a->keep_fails)
+		return -ENOSPC;
+	will_be_seen(a, next->generation, next);
+	atomic_fetch_add(&kept, 1);
 	return 0;
 }
 
@@ -237,7 +257,8 @@ static void op_done(struct unit_op *op, int err)
 		       !atomic_compare_exchange_weak(&answered, &seen, a->generation))
 			continue;
 	} else {
-		CHECK(err == -EBUSY || err == -ETIMEDOUT || err == -ECANCELED);
+		CHECK(err == -EBUSY || err == -ETIMEDOUT || err == -ECANCELED ||
+		      (err == -ENOSPC && a->keep_fails));
 		if (err == -ETIMEDOUT)
 			atomic_fetch_add(&timed_out, 1);
 	}
@@ -257,6 +278,9 @@ static void next_op(struct actor *a)
 		.unit = unit, .loop = a->ua.loop, .nexus_id = a->ua.nexus_id, .done = op_done};
 	a->wanted_holder = rnd(a) % 4 != 0 ? 0 : 1 + rnd(a) % NLOOPS;
 	a->fails = rnd(a) % 8 == 0;
+	a->keep_fails = rnd(a) % 4 == 0;
+	if (rnd(a) % 4 == 0)
+		op->keep = keep;
 	switch (rnd(a) % 4) {
 	case 0:
 		op->edit = edit;
@@ -352,6 +376,7 @@ static void all_at_once(void **state)
 	assert_int_equal(in_store, 0);
 	assert_true(aborted > 100);
 	assert_true(newest > 100);
+	assert_true(kept > 100);
 	assert_true(refused > 100);
 	assert_true(timed_out > 0);
 	unit_stats_read(unit, &stats);
