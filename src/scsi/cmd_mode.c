@@ -205,36 +205,53 @@ static int keep_mode(struct unit_op *op, const struct unit_view *next)
 	return mode_keep(op_task(op)->itl->lu, lu_state_of(next)->mode_saved);
 }
 
-/* With SP all pages are saved, whichever are in the list. */
-static void change(struct scsi_task *task, uint64_t drain_ns, void (*next)(struct scsi_task *task))
-{
-	task_publish(task,
-		     &(struct task_change){.edit = edit_mode,
-					   .keep = saves(task) ? keep_mode : NULL,
-					   .drain_ns = drain_ns},
-		     next);
-}
-
-static void flush_and_end(struct scsi_task *task)
-{
-	task_io(task, IO_FLUSH, 0, 0, scsi_task_end);
-}
-
-static void change_drained(struct scsi_task *task)
-{
-	change(task, DRAIN_NS, flush_and_end);
-}
-
 /*
- * From the status on every write is durable, and with SWP none comes any more: so nothing is under
- * way while this changes, and what went before is flushed afterwards. A flush that goes before finds
- * out what cannot be flushed while nothing has changed yet.
+ * Where the cache is switched off every write is durable from then on, and with SWP none comes any
+ * more. So nothing is under way while this changes, and what went before is flushed: whoever sees
+ * the new values can rely on them, and where the flush fails there are none.
  */
 static bool needs_flush(const struct mode_request *r)
 {
 	const uint32_t wce = 1u << MODE_WCE, swp = 1u << MODE_SWP;
 
 	return (r->mask & wce && !(r->bits & wce)) || (r->mask & r->bits & swp);
+}
+
+static void flushed(struct io *io)
+{
+	struct scsi_task *task = container_of(io, struct scsi_task, segs[0].uio.io);
+
+	unit_op_acted(&task->op, io->result);
+}
+
+/* On the steward's loop. No segment is in use while the task is in an operation. */
+static void flush(struct unit_op *op)
+{
+	struct io *io = &op_task(op)->segs[0].uio.io;
+
+	*io = (struct io){.op = IO_FLUSH, .done = flushed, .loop = loop_self()};
+	bdev_submit(unit_bdev(op->unit), io);
+}
+
+static const struct task_change changes[2] = {{.edit = edit_mode},
+					      {.edit = edit_mode, .keep = keep_mode}};
+static const struct task_change flushing[2] = {
+	{.edit = edit_mode, .drain_ns = DRAIN_NS, .act = flush},
+	{.edit = edit_mode, .keep = keep_mode, .drain_ns = DRAIN_NS, .act = flush}};
+
+static void change(struct scsi_task *task)
+{
+	task_publish(task, &changes[saves(task)], scsi_task_end);
+}
+
+static void change_flushing(struct scsi_task *task)
+{
+	task_publish(task, &flushing[saves(task)], scsi_task_end);
+}
+
+static uint32_t list_len(const struct scsi_task *task)
+{
+	return is_ten(task) ? load_be16(task->cdb + 7) : task->cdb[4];
 }
 
 static void select_gathered(struct scsi_task *task)
@@ -245,7 +262,7 @@ static void select_gathered(struct scsi_task *task)
 	unsigned at = 0;
 
 	/* Less has come than the CDB says. */
-	if (gathered_len(task) < (is_ten(task) ? load_be16(task->cdb + 7) : task->cdb[4]))
+	if (gathered_len(task) < list_len(task))
 		scsi_task_sense(task, SENSE_PARAMETER_LIST_LENGTH);
 	else
 		at = read_header(task, r.p, len);
@@ -257,15 +274,16 @@ static void select_gathered(struct scsi_task *task)
 		return;
 	}
 	store_request(task, &request);
+	/* The flush before it takes most of the time, and holds up nobody. */
 	if (needs_flush(&request))
-		task_io(task, IO_FLUSH, 0, 0, change_drained);
+		task_io(task, IO_FLUSH, 0, 0, change_flushing);
 	else
-		change(task, 0, scsi_task_end);
+		change(task);
 }
 
 void cmd_mode_select(struct scsi_task *task)
 {
-	const uint32_t len = is_ten(task) ? load_be16(task->cdb + 7) : task->cdb[4];
+	const uint32_t len = list_len(task);
 
 	if (saves(task) && !mode_can_save(task->itl->lu)) {
 		task_bad_field(task, 1, 0);
@@ -274,7 +292,7 @@ void cmd_mode_select(struct scsi_task *task)
 		gather(task, len, select_gathered);
 	} else if (saves(task)) {
 		store_request(task, &(struct mode_request){0});
-		change(task, 0, scsi_task_end);
+		change(task);
 	} else {
 		scsi_task_end(task);
 	}

@@ -385,7 +385,9 @@ struct task_change {
 	int (*edit)(struct unit_op *op, struct unit_view *next);
 	int (*keep)(struct unit_op *op, const struct unit_view *next);
 	unsigned changes;
-	uint64_t drain_ns; /* not 0: a QUIESCE with this deadline, no I/O is under way meanwhile */
+	/* Not 0: a QUIESCE with this deadline; then `act` (or NULL) while nothing is in the store. */
+	uint64_t drain_ns;
+	void (*act)(struct unit_op *op);
 };
 static inline struct scsi_task *op_task(struct unit_op *op)
 {

@@ -46,7 +46,6 @@ static int load(struct scsi_lu *lu)
 	int err;
 
 	mode_load(lu, view);
-	mode_apply(lu, view);
 	err = info_load(lu, view);
 	return err < 0 ? err : job_load(lu, view);
 }

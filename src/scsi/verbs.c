@@ -112,6 +112,7 @@ void task_publish(struct scsi_task *task, const struct task_change *change,
 		.edit = change->edit,
 		.keep = change->keep,
 		.changes = change->changes,
+		.act = change->act,
 		.timeout_ns = change->drain_ns,
 		.done = published,
 	};
