@@ -42,19 +42,23 @@ static void caw_lock(struct scsi_task *task)
 	task_lock(task, e.lba, e.nblocks, caw_compare);
 }
 
-/* The data are the blocks to compare with, and behind them as many to write. With more or less than
- * that the initiator means something else than its CDB says. */
+/* The data are the blocks to compare with, and behind them as many to write. Who brings more or less
+ * means something else than the CDB says, and must not hear GOOD: one that has 256 blocks, of which a
+ * byte keeps 0, would believe them written. */
 void cmd_compare_and_write(struct scsi_task *task)
 {
 	const struct extent e = caw_extent(task);
 	const uint32_t len = 2 * e.nblocks << task_info(task)->block_shift;
+	const uint32_t brought = task->writes ? task->expected_out : 0;
 
-	if (!task_check_range(task, e.lba, e.nblocks) || e.nblocks == 0) {
-		scsi_task_end(task);
-	} else if (!task->writes || task->expected_out != len) {
-		scsi_task_sense(task, SENSE_INVALID_FIELD_IN_INFORMATION_UNIT);
-		scsi_task_end(task);
-	} else {
-		gather(task, len, caw_lock);
+	if (task_check_range(task, e.lba, e.nblocks) && brought != len) {
+		if (e.nblocks == 0)
+			task_bad_field(task, 13, 7);
+		else
+			scsi_task_sense(task, SENSE_INVALID_FIELD_IN_INFORMATION_UNIT);
 	}
+	if (scsi_task_stopped(task) || len == 0)
+		scsi_task_end(task);
+	else
+		gather(task, len, caw_lock);
 }
