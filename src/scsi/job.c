@@ -218,6 +218,7 @@ static int claim(struct unit_op *op, struct unit_view *next)
 	if (err != 0)
 		return err;
 	req->claimed = req->job->claimed = true;
+	atomic_store(&req->job->progress, 0);
 	req->had_failed = lu_state_of(next)->work != WORK_NONE;
 	next->flags |= UNIT_REWRITING;
 	lu_state_edit(next)->work = low_u8(type_of(&req->work)->running);
@@ -319,10 +320,10 @@ static void end_test(struct lu_job *job, unsigned result)
 		step(job);
 }
 
-static void show_progress(struct lu_job *job)
+static void show_progress(struct lu_job *job, uint64_t size)
 {
 	const double passes = job->work.passes != 0 ? job->work.passes : 1;
-	const double done = (double)job->work.off / (double)size_of(job);
+	const double done = (double)job->work.off / (double)size;
 	const double all = ((double)job->work.pass + (done < 1 ? done : 1)) / passes;
 
 	atomic_store_explicit(&job->progress, (unsigned)(all * 65535), memory_order_relaxed);
@@ -520,7 +521,7 @@ static void step(struct lu_job *job)
 	while (job->turn == TURN_NONE && !job->task.aborted && !at_end(job) &&
 	       (io = free_io(job)) != NULL)
 		begin_io(job, io);
-	show_progress(job);
+	show_progress(job, size_of(job));
 	if (job->nbusy != 0)
 		return;
 	if (job->task.aborted) {
@@ -660,8 +661,6 @@ static void attached(struct unit_attach *a, int err)
 	job->state = JOB_RUNNING;
 	job->buf = loop_buf_get(job->loop, PATTERN_BYTES);
 	job->checkpoint_ns = loop_now_ns(job->loop);
-	if (is_test(&job->work))
-		test_begin(job);
 	if (job->buf != NULL) {
 		begin_pass(job);
 	} else {
@@ -681,7 +680,6 @@ static void run(struct lu_job *job)
 	job->state = JOB_ATTACHING;
 	job->turn = TURN_NONE;
 	job->failed = job->left = false;
-	job->result = 0;
 	job->nbusy = 0;
 	job->attach = (struct unit_attach){
 		.nexus_id = (uintptr_t)job,
@@ -689,6 +687,8 @@ static void run(struct lu_job *job)
 		.attached = attached,
 		.changed = changed,
 	};
+	if (is_test(&job->work))
+		test_begin(job);
 	unit_attach(job->lu->unit, &job->attach);
 }
 
@@ -715,9 +715,9 @@ static void begin(struct lu_job *job, struct job_request *req)
 	job->claimed = false;
 	if (req->wait == JOB_WAIT_ENDED)
 		job->waiter = req;
-	else
-		answer(req, JOB_DONE);
 	run(job);
+	if (job->waiter == NULL)
+		answer(req, JOB_DONE);
 }
 
 static enum job_answer answer_of(int err)
@@ -899,6 +899,7 @@ int job_load(struct scsi_lu *lu, struct unit_view *view)
 	if (err != 0 || work == WORK_NONE)
 		return err;
 	job->left = work == WORK_FORMAT || work == WORK_SANITIZE;
+	show_progress(job, view->size);
 	view->flags |= UNIT_REWRITING;
 	lu_state_edit(view)->work = low_u8(work);
 	lu_state_edit(view)->work_may_exit = job->work.may_exit;

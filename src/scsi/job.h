@@ -133,7 +133,6 @@ struct lu_job {
 	struct loop_buf *buf;
 	/* Of a self-test. */
 	uint8_t result;                      /* SELF-TEST RESULTS */
-	uint64_t stride;                     /* from one read to the next */
 	uint64_t narrow_until, narrow_after; /* bytes: a failed read, block by block, and then */
 	uint64_t failed_off;
 	/* Starting and stopping. */

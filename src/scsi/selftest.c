@@ -92,12 +92,8 @@ unsigned job_self_tests(const struct scsi_lu *lu, struct self_test_result out[SE
 
 void test_begin(struct lu_job *job)
 {
-	const uint64_t size = channel_view(job->attach.channel)->size;
-
+	job->result = 0;
 	job->narrow_until = 0;
-	job->stride = READ_BYTES;
-	if (!is_extended(&job->work))
-		job->stride = max_u64(align_down(size / SAMPLES, JOB_PATTERN_MAX), READ_BYTES);
 	if (is_logged(&job->work))
 		log_begin(job);
 	atomic_store(&job->testing, true);
@@ -108,6 +104,13 @@ void test_end(struct lu_job *job)
 	if (is_logged(&job->work))
 		log_end(job);
 	atomic_store(&job->testing, false);
+}
+
+static uint64_t stride_of(const struct lu_job *job, uint64_t size)
+{
+	if (is_extended(&job->work))
+		return READ_BYTES;
+	return max_u64(align_down(size / SAMPLES, JOB_PATTERN_MAX), READ_BYTES);
 }
 
 uint64_t test_read_len(const struct lu_job *job, uint64_t size)
@@ -121,7 +124,7 @@ uint64_t test_read_len(const struct lu_job *job, uint64_t size)
 void test_advance(struct lu_job *job, uint64_t len, uint64_t size)
 {
 	const uint64_t end = job->work.off + len;
-	uint64_t next = job->work.off + job->stride;
+	uint64_t next = job->work.off + stride_of(job, size);
 
 	if (job->narrow_until != 0) {
 		next = end;

@@ -323,8 +323,39 @@ FX_UNUSED static void fx_up(struct fx *fx, const char *spec, uint32_t block_size
 	fx_start(fx);
 }
 
+static void fx_lu_stopped(void *arg)
+{
+	sem_post(arg);
+}
+
+struct fx_stop {
+	struct fx *fx;
+	struct scsi_lu *lu;
+	sem_t sem;
+};
+
+static void fx_stop_run(void *arg)
+{
+	struct fx_stop *s = arg;
+
+	scsi_lu_stop(s->lu, s->fx->loop, fx_lu_stopped, &s->sem);
+}
+
+/* Work on the whole disk that a test began and did not wait for. */
+FX_UNUSED static void fx_stop_lu(struct fx *fx, struct scsi_lu *lu)
+{
+	struct fx_stop s = {.fx = fx, .lu = lu};
+
+	sem_init(&s.sem, 0, 0);
+	fx_call(fx, fx_stop_run, &s);
+	fx_wait(&s.sem);
+	sem_destroy(&s.sem);
+}
+
 FX_UNUSED static void fx_down(struct fx *fx)
 {
+	for (unsigned i = 0; i < fx->nunits; i++)
+		fx_stop_lu(fx, fx->lus[i]);
 	loop_set_stop(fx->set);
 	pthread_join(fx->thread, NULL);
 	scsi_target_destroy(fx->target);
