@@ -382,8 +382,8 @@ struct slot {
 	unsigned index;
 	unsigned ops; /* still to do */
 	uint64_t seen;
-	bool reading, plain;
-	unsigned done;
+	bool plain;
+	unsigned epoch; /* of a plain writer */
 };
 
 struct counter {
@@ -398,6 +398,9 @@ static struct loop_set *set;
 static atomic_uint running;
 /* COMPARE AND WRITEs that succeeded, by the epoch that they found. */
 static atomic_uint successes[EPOCHS + 1], miscompares;
+/* What the counter was not long ago: it only grows. (A READ would see it torn, for it takes no
+ * lock.) */
+static atomic_ullong newest;
 
 static void put_words(uint64_t *to, uint64_t value, unsigned n)
 {
@@ -405,30 +408,20 @@ static void put_words(uint64_t *to, uint64_t value, unsigned n)
 		to[i] = value;
 }
 
-/* The value stands in every word, or it was torn. Reads may see that, for they take no lock. */
-static void take_words(struct slot *s, const struct scsi_seg *seg)
-{
-	const uint64_t *words = seg->iov[0].iov_base;
-
-	CHECK(seg->len == BLOCKS * 512 && seg->niov == 1);
-	s->seen = words[0];
-}
-
 static void slot_move(struct scsi_seg *seg)
 {
 	struct slot *s = container_of(seg->task, struct slot, t);
 
-	if (seg->niov != 0) {
-		take_words(s, seg);
-	} else {
-		seg->buf = loop_buf_get(s->nexus->loop, seg->len);
-		CHECK(seg->buf != NULL);
-		put_words((uint64_t *)(void *)seg->buf->data, s->seen, WORDS);
-		if (!s->plain)
-			put_words((uint64_t *)(void *)seg->buf->data + WORDS, s->seen + 1, WORDS);
-		seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};
-		seg->niov = 1;
-	}
+	uint64_t *words;
+
+	seg->buf = loop_buf_get(s->nexus->loop, seg->len);
+	CHECK(seg->buf != NULL);
+	words = (uint64_t *)(void *)seg->buf->data;
+	put_words(words, s->seen, WORDS);
+	if (!s->plain)
+		put_words(words + WORDS, s->seen + 1, WORDS);
+	seg->iov[0] = (struct iovec){.iov_base = words, .iov_len = seg->len};
+	seg->niov = 1;
 	scsi_moved(seg, 0);
 }
 
@@ -436,16 +429,29 @@ static void slot_cancel(struct scsi_seg *seg)
 {
 }
 
+static void see(uint64_t value)
+{
+	unsigned long long was = atomic_load(&newest);
+
+	while (was < value && !atomic_compare_exchange_weak(&newest, &was, value))
+		;
+}
+
 static void slot_finish(struct scsi_task *t)
 {
 	struct slot *s = container_of(t, struct slot, t);
+	const bool good = t->status == SCSI_GOOD;
 
-	if (t->cdb[0] == 0x89 && t->status == SCSI_GOOD)
+	if (t->cdb[0] == 0x89 && good) {
 		atomic_fetch_add(&successes[s->seen >> 32], 1);
-	else if (t->cdb[0] == 0x89 && (t->sense[2] & 0xf) == 0xe)
+		see(s->seen + 1);
+	} else if (t->cdb[0] == 0x89 && (t->sense[2] & 0xf) == 0xe) {
 		atomic_fetch_add(&miscompares, 1);
-	else
-		CHECK(t->status == SCSI_GOOD || (t->sense[2] & 0xf) == 0x6);
+	} else {
+		CHECK(good || (t->sense[2] & 0xf) == 0x6);
+		if (t->cdb[0] == 0x8a && good)
+			see(s->seen);
+	}
 	loop_defer(s->nexus->loop, &s->next);
 }
 
@@ -457,7 +463,7 @@ static const struct scsi_transport counting = {
 	.finish = slot_finish,
 };
 
-static void command(struct slot *s, uint8_t opcode, uint32_t in, uint32_t out)
+static void command(struct slot *s, uint8_t opcode, uint32_t out)
 {
 	struct scsi_task *t = &s->t;
 
@@ -470,9 +476,9 @@ static void command(struct slot *s, uint8_t opcode, uint32_t in, uint32_t out)
 	t->cdb_len = 16;
 	t->attr = SCSI_SIMPLE;
 	t->no_lend = true;
-	t->reads = in != 0;
+	t->reads = false;
 	t->writes = out != 0;
-	t->expected_in = in;
+	t->expected_in = 0;
 	t->expected_out = out;
 	scsi_task_run(t);
 }
@@ -483,7 +489,7 @@ static void counter_closed(struct nexus *n)
 		loop_set_stop(set);
 }
 
-/* Reads, then tries to count one up; a plain writer begins a new epoch at zero now and then. */
+/* Tries to count one up; the plain writer begins a new epoch at zero now and then. */
 static void slot_next(struct loop_msg *msg)
 {
 	struct slot *s = container_of(msg, struct slot, next);
@@ -492,22 +498,15 @@ static void slot_next(struct loop_msg *msg)
 	if (s->ops-- == 0) {
 		if (--c->busy == 0)
 			nexus_close(&c->nexus);
-		return;
+	} else if (!s->plain) {
+		s->seen = atomic_load(&newest);
+		command(s, 0x89, 2 * BLOCKS * 512);
+	} else if (s->ops % 16 == 0 && s->epoch < EPOCHS) {
+		s->seen = (uint64_t)++s->epoch << 32;
+		command(s, 0x8a, BLOCKS * 512);
+	} else {
+		command(s, 0x00, 0);
 	}
-	if (s->plain) {
-		if (s->ops % 16 == 0 && s->done < EPOCHS) {
-			s->seen = (uint64_t)++s->done << 32;
-			command(s, 0x8a, 0, BLOCKS * 512);
-		} else {
-			command(s, 0x00, 0, 0);
-		}
-		return;
-	}
-	s->reading = !s->reading;
-	if (s->reading)
-		command(s, 0x88, BLOCKS * 512, 0);
-	else
-		command(s, 0x89, 0, 2 * BLOCKS * 512);
 }
 
 static void counter_opened(struct nexus *n, int err)
@@ -590,6 +589,7 @@ static void count_on(const char *spec, bool plain)
 	for (unsigned i = 0; i <= EPOCHS; i++)
 		atomic_store(&successes[i], 0);
 	atomic_store(&miscompares, 0);
+	atomic_store(&newest, 0);
 	atomic_store(&running, LOOPS);
 	for (unsigned i = 0; i < LOOPS; i++) {
 		struct counter *c = &counters[i];
