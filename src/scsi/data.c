@@ -32,7 +32,7 @@ static bool any_in(const struct scsi_task *task, enum seg_state state)
 	return task->segs[0].state == state || task->segs[1].state == state;
 }
 
-void seg_release(struct scsi_seg *seg)
+static inline void release(struct scsi_seg *seg)
 {
 	if (seg->task->locks)
 		lock_release(seg);
@@ -48,11 +48,16 @@ void seg_release(struct scsi_seg *seg)
 	seg->state = SEG_FREE;
 }
 
+void seg_release(struct scsi_seg *seg)
+{
+	release(seg);
+}
+
 /* ---- Store I/O ---- */
 
 static void io_done(struct unit_io *uio);
 
-void seg_submit(struct scsi_seg *seg)
+static inline void submit(struct scsi_seg *seg)
 {
 	seg->state = SEG_IO;
 	seg->uio.task = &seg->task->unit_task;
@@ -61,6 +66,11 @@ void seg_submit(struct scsi_seg *seg)
 	if (seg->task->locks)
 		lock_mark(seg);
 	unit_submit(&seg->uio);
+}
+
+void seg_submit(struct scsi_seg *seg)
+{
+	submit(seg);
 }
 
 /* The view changed on the way: the checks once more, unless store I/O was done since. */
@@ -74,26 +84,6 @@ static void submit_again(struct scsi_seg *seg)
 		lock_look_again(seg);
 	else
 		seg_submit(seg);
-}
-
-static void io_done(struct unit_io *uio)
-{
-	struct scsi_seg *seg = container_of(uio, struct scsi_seg, uio);
-	struct scsi_task *task = seg->task;
-	const int err = uio->io.result;
-
-	if (err == 0) {
-		task->generation = 0;
-		if (task->locks)
-			lock_passed(seg);
-		seg->step++;
-		seg_run(seg);
-	} else if (err == -ESTALE) {
-		submit_again(seg);
-	} else {
-		seg_io_failed(seg, err);
-	}
-	task_step(task);
 }
 
 static void set_io(struct scsi_seg *seg, enum io_op op, unsigned flags)
@@ -150,40 +140,40 @@ static void read_copied(struct scsi_seg *seg)
 	seg_submit(seg);
 }
 
-/* true: it is there. */
-static bool read_step(struct scsi_seg *seg)
+static inline void read_step(struct scsi_seg *seg)
 {
 	set_io(seg, IO_READ, 0);
+	/* What sends does so right after it has read. */
 	if (seg->task->sends && read_lent(seg))
-		return true;
-	read_copied(seg);
-	return false;
+		seg->state = SEG_READY;
+	else
+		read_copied(seg);
 }
 
-static void write_step(struct scsi_seg *seg)
+static inline void write_step(struct scsi_seg *seg)
 {
 	set_io(seg, IO_WRITE, seg->task->io_flags);
 	seg->uio.io.iov = seg->iov;
 	seg->uio.io.niov = seg->niov;
-	seg_submit(seg);
+	submit(seg);
 }
 
-static void receive_step(struct scsi_seg *seg)
+static inline void receive_step(struct scsi_seg *seg)
 {
 	seg->state = SEG_MOVING;
 	seg->task->nexus->transport->move(seg);
 }
 
-static void end_step(struct scsi_seg *seg)
+static inline void end_step(struct scsi_seg *seg)
 {
 	seg->task->ended += seg->len;
 	if (seg->task->keeps)
 		seg_keep(seg);
-	seg_release(seg);
+	release(seg);
 }
 
 /* One step: true when it is done, and the next one follows. */
-static bool run_step(struct scsi_seg *seg)
+static inline __attribute__((always_inline)) bool run_step(struct scsi_seg *seg)
 {
 	switch (seg->task->plan->steps[seg->step]) {
 	case STEP_RECEIVE:
@@ -192,7 +182,8 @@ static bool run_step(struct scsi_seg *seg)
 	case STEP_LOCK:
 		return seg_lock(seg);
 	case STEP_READ:
-		return read_step(seg);
+		read_step(seg);
+		return false;
 	case STEP_COMPARE:
 		return seg_compare(seg);
 	case STEP_OR:
@@ -211,17 +202,46 @@ static bool run_step(struct scsi_seg *seg)
 	return false;
 }
 
-void seg_run(struct scsi_seg *seg)
+/* Of a task that goes on. Inline, for every I/O comes here twice. */
+static inline __attribute__((always_inline)) void run(struct scsi_seg *seg)
 {
-	for (;;) {
-		if (!seg_goes_on(seg)) {
-			seg_release(seg);
-			return;
-		}
+	do {
 		if (!run_step(seg))
 			return;
 		seg->step++;
+	} while (seg_goes_on(seg));
+	seg_release(seg);
+}
+
+void seg_run(struct scsi_seg *seg)
+{
+	if (seg_goes_on(seg))
+		run(seg);
+	else
+		seg_release(seg);
+}
+
+static void io_done(struct unit_io *uio)
+{
+	struct scsi_seg *seg = container_of(uio, struct scsi_seg, uio);
+	struct scsi_task *task = seg->task;
+	const int err = uio->io.result;
+
+	if (err == 0) {
+		task->generation = 0;
+		if (task->locks)
+			lock_passed(seg);
+		seg->step++;
+		if (seg_goes_on(seg))
+			run(seg);
+		else
+			release(seg);
+	} else if (err == -ESTALE) {
+		submit_again(seg);
+	} else {
+		seg_io_failed(seg, err);
 	}
+	task_step(task);
 }
 
 /* ---- Which segment is next ---- */
@@ -240,7 +260,7 @@ static void begin_segments(struct scsi_task *task)
 		task->started += seg->len;
 		if (task->keeps)
 			seg_take_data(seg);
-		seg_run(seg);
+		run(seg);
 	}
 }
 
@@ -258,9 +278,12 @@ static struct scsi_seg *ready_seg(struct scsi_task *task)
 /* Hands over what has its turn: true when there was something, which may have made room. */
 static bool send_ready(struct scsi_task *task)
 {
-	struct scsi_seg *seg = ready_seg(task);
+	struct scsi_seg *seg;
 
-	if (seg == NULL || scsi_task_stopped(task))
+	if (!task->sends || task->moved == task->move_len || scsi_task_stopped(task))
+		return false;
+	seg = ready_seg(task);
+	if (seg == NULL)
 		return false;
 	if (!seg->lent)
 		seg->iov[0].iov_len = seg->len;
@@ -291,7 +314,7 @@ static void let_go(struct scsi_task *task)
 /* Nothing is left to do, and nothing that the task must wait for is under way. */
 static bool is_through(const struct scsi_task *task)
 {
-	if (any_in(task, SEG_IO) || any_in(task, SEG_LOCKING))
+	if (any_in(task, SEG_IO))
 		return false;
 	if (task->locks && lock_pending(task))
 		return false;
@@ -350,7 +373,7 @@ static void received(struct scsi_seg *seg, int err)
 		task->moved += seg->len;
 	if (err == 0 && !scsi_task_stopped(task)) {
 		seg->step++;
-		seg_run(seg);
+		run(seg);
 	} else {
 		/* The transport has said why, unless it has lost the nexus, too: then nobody asks. */
 		if (err != 0 && !scsi_task_stopped(task))
@@ -389,7 +412,7 @@ void scsi_moved(struct scsi_seg *seg, int err)
 		moved_after_the_end(task, seg);
 		return;
 	}
-	seg_release(seg);
+	release(seg);
 	if (err != 0 && !scsi_task_stopped(task))
 		scsi_task_sense(task, SENSE_INTERNAL_FAILURE);
 	task_step(task);

@@ -230,8 +230,9 @@ static void init(struct scsi_task *task)
 	task->data_len = task->move_len = task->started = task->moved = task->ended = 0;
 	task->error_off = UINT64_MAX;
 	task->next = NULL;
-	task->stepping = task->begun = task->unplugged = false;
-	task->sends = task->locks = task->keeps = false;
+	/* Neighbours: one store. */
+	task->begun = task->barrier = task->stepping = task->unplugged = false;
+	task->sends = task->locks = task->arming = task->keeps = false;
 	task->unit_task.nexus_id = task->nexus->id;
 	task->unit_task.cancel = cancel;
 	task->unit_task.aborted = false;
