@@ -1,11 +1,12 @@
 /*
- * COMPARE AND WRITE (SBC-3 5.2): the atom that clusters build their locks of. Apart because it is the
- * one command that gathers all its data, then locks, then looks, then writes:
+ * COMPARE AND WRITE (SBC-3 5.2): the atom that clusters build their locks of. Apart because it is
+ * the one command that gathers all its data, then locks, then looks, then writes:
  *
  *   gather -> task_lock -> compare all of it -> write all of it -> the lock goes with the task
  *
  * From the first block read to the last one written no other write of any nexus touches the blocks.
- * Nothing is written before the last byte was found equal, and the lock never waits for the network.
+ * Nothing is written before the last byte was found equal, and the lock never waits for the
+ * network.
  */
 #include "scsi/impl.h"
 
@@ -42,9 +43,9 @@ static void caw_lock(struct scsi_task *task)
 	task_lock(task, e.lba, e.nblocks, caw_compare);
 }
 
-/* The data are the blocks to compare with, and behind them as many to write. Who brings more or less
- * means something else than the CDB says, and must not hear GOOD: one that has 256 blocks, of which a
- * byte keeps 0, would believe them written. */
+/* The data are the blocks to compare with, and behind them as many to write. Who brings more or
+ * less means something else than the CDB says, and must not hear GOOD: one that has 256 blocks, of
+ * which a byte keeps 0, would believe them written. */
 void cmd_compare_and_write(struct scsi_task *task)
 {
 	const struct extent e = caw_extent(task);

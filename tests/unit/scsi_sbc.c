@@ -1,6 +1,6 @@
 /*
- * READ CAPACITY, SYNCHRONIZE CACHE and PRE-FETCH: what they tell, their ranges, when they answer and
- * with which status.
+ * READ CAPACITY, SYNCHRONIZE CACHE and PRE-FETCH: what they tell, their ranges, when they answer
+ * and with which status.
  */
 #include <unistd.h>
 
