@@ -206,8 +206,10 @@ static void write_supported_subpages(struct log_reply *r)
 	}
 }
 
+enum subpages { THIS_SUBPAGE, ANY_SUBPAGE };
+
 /* NULL: there is no such page, and the sense points at where the CDB says so. */
-static const struct log_page *find_page(struct scsi_task *task)
+static const struct log_page *find_page(struct scsi_task *task, enum subpages which)
 {
 	const uint8_t code = task->cdb[2] & 0x3f, subpage = task->cdb[3];
 	bool known = false;
@@ -216,7 +218,7 @@ static const struct log_page *find_page(struct scsi_task *task)
 		if (pages[i].code != code || !exists(&pages[i], task->itl->lu))
 			continue;
 		known = true;
-		if (pages[i].subpage == subpage)
+		if (which == ANY_SUBPAGE || pages[i].subpage == subpage)
 			return &pages[i];
 	}
 	if (known)
@@ -254,7 +256,7 @@ static bool check_control(struct scsi_task *task, const struct log_page *page)
 
 void log_write_page(struct scsi_task *task, struct writer *w)
 {
-	const struct log_page *page = find_page(task);
+	const struct log_page *page = find_page(task, THIS_SUBPAGE);
 	struct log_reply r = {.page = page,
 			      .lu = task->itl->lu,
 			      .view = itl_view(task->itl),
@@ -283,7 +285,7 @@ bool log_select_counters(struct scsi_task *task, uint32_t *counters)
 	const bool everything = code == 0 && subpage == 0;
 
 	*counters = 0;
-	if (!everything && subpage != ALL_SUBPAGES && find_page(task) == NULL)
+	if (find_page(task, subpage == ALL_SUBPAGES ? ANY_SUBPAGE : THIS_SUBPAGE) == NULL)
 		return false;
 	for (size_t i = 0; i < ARRAY_LEN(pages); i++) {
 		const struct log_page *page = &pages[i];

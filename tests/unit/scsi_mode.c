@@ -338,10 +338,13 @@ static bool code_exists(unsigned code)
 
 static void no_other_page_exists(void **state)
 {
+	static const uint8_t subpages[] = {0x00, 0x01, 0x02, 0x80, 0xfe, 0xff};
+
 	for (unsigned code = 0; code < 64; code++) {
-		for (unsigned subpage = 0; subpage < 256; subpage++) {
-			struct fx_task *ft = AT(&a, ON_RAM, 255, 0x1a, 8, (uint8_t)code,
-						(uint8_t)subpage, 255, 0);
+		for (size_t i = 0; i < sizeof(subpages); i++) {
+			const uint8_t subpage = subpages[i];
+			struct fx_task *ft =
+				AT(&a, ON_RAM, 255, 0x1a, 8, (uint8_t)code, subpage, 255, 0);
 
 			if (page_exists(code, subpage))
 				fx_good(ft);
@@ -566,7 +569,7 @@ static void garbage(void **state)
 	uint8_t list[LIST_LEN], noise[255];
 
 	make_list(ON_FILE, list);
-	for (unsigned i = 0; i < 3000; i++) {
+	for (unsigned i = 0; i < 1000; i++) {
 		struct fx_task *ft;
 		uint32_t len;
 
@@ -832,6 +835,43 @@ static void pages_count_in_their_order(void **state)
 	expect_ready(&b, ON_RAM);
 }
 
+/* A stopped unit has its mode parameters all the same, and so has one that is never written. */
+static void where_nothing_is_written(void **state)
+{
+	struct fx_task *ft = AT(&a, ON_FILE, 0, 0x1b, 0, 0, 0, 0, 0);
+
+	expect_good(ft);
+	change(ON_FILE, 0, SWP);
+	expect_bits(ON_FILE, 0, SWP);
+	change(ON_FILE, 0, WCE);
+	expect_good(AT(&a, ON_FILE, 0, 0x1b, 0, 0, 0, 1, 0));
+	expect_told(&b, ON_FILE);
+	change(ON_READ_ONLY, 0, SWP);
+	expect_bits(ON_READ_ONLY, 0, SWP);
+	change(ON_READ_ONLY, 0, 0);
+	expect_told(&b, ON_READ_ONLY);
+}
+
+/* RESERVE of another nexus keeps everybody out. */
+static void reservations(void **state)
+{
+	uint8_t list[LIST_LEN];
+	struct fx_task *ft;
+
+	make_list(ON_RAM, list);
+	expect_good(AT(&b, ON_RAM, 0, 0x16, 0, 0, 0, 0, 0));
+	set_bits(list, SWP);
+	ft = select_10(ON_RAM, PF, list, LIST_LEN);
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+	ft = AT(&a, ON_RAM, 255, 0x1a, 8, 0x3f, 0, 255, 0);
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+	expect_good(AT(&b, ON_RAM, 0, 0x17, 0, 0, 0, 0, 0));
+	expect_bits(ON_RAM, 0, 0);
+	expect_ready(&b, ON_RAM);
+}
+
 /* ---- Saved values ---- */
 
 static void nothing_to_save_with(void **state)
@@ -973,6 +1013,8 @@ int main(void)
 		cmocka_unit_test(sense_in_the_format_that_was_asked_for),
 		cmocka_unit_test(a_change_that_is_none_is_told_to_nobody),
 		cmocka_unit_test(pages_count_in_their_order),
+		cmocka_unit_test(where_nothing_is_written),
+		cmocka_unit_test(reservations),
 		cmocka_unit_test(nothing_to_save_with),
 	};
 	/* These leave values changed. */
