@@ -102,6 +102,7 @@ struct daemon {
 	enum daemon_state state;
 	struct loop_timer deadline;
 	size_t flushes; /* under way */
+	size_t ending;  /* of the transports and the disks' own work, what has not stopped */
 	size_t watched; /* disks whose watches have not stopped */
 	bool stuck;     /* some I/O never came back: nothing can be taken apart */
 	enum exit_code status;

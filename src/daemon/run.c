@@ -80,6 +80,9 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 	log_event(&dm->log, LOG_INFO, "serving", F_U64("disks", dm->ndisks),
 		  F_U64("threads", loop_set_count(dm->set)),
 		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));
+	/* What an earlier process left undone on the disks. */
+	for (size_t i = 0; i < dm->ndisks; i++)
+		scsi_lu_start(dm->disks[i].lu);
 	if (!o->json && isatty(STDERR_FILENO))
 		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
 	err = loop_set_run(dm->set);

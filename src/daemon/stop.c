@@ -2,8 +2,9 @@
  * The way from serving to nothing. All of it runs on loop 0:
  *
  *   SERVING --signal--> STOPPING --last nexus gone--> FLUSHING --all flushed--> STOPPED
- *                          |                             ^
- *                          '--- deadline: I/O is stuck --'   and then not longer than a deadline
+ *                          |       and no disk is at       ^
+ *                          |       work of its own         |
+ *                          '--- deadline: I/O is stuck ----'   and then not longer than a deadline
  *
  * Stuck I/O still owns its memory, so nothing is taken apart then: what can be flushed is flushed,
  * and the process ends with an error. A second signal ends it at once. A disk that does not say how
@@ -92,11 +93,12 @@ static void flush_all(struct daemon *dm)
 		flushed(dm);
 }
 
-static void transports_stopped(void *arg)
+/* The transports, or the work of a disk: a SANITIZE goes on when the disk is served again. */
+static void one_ended(void *arg)
 {
 	struct daemon *dm = arg;
 
-	if (dm->state != DAEMON_STOPPING)
+	if (--dm->ending != 0 || dm->state != DAEMON_STOPPING)
 		return;
 	loop_timer_stop(&dm->deadline);
 	flush_all(dm);
@@ -138,7 +140,10 @@ static void signal_caught(void *arg, int signo)
 	dm->state = DAEMON_STOPPING;
 	loop_timer_init(&dm->deadline, loop_set_at(dm->set, 0), deadline_passed);
 	loop_timer_start(&dm->deadline, STUCK_MS * MS);
-	iscsi_stop(dm->iscsi, GRACE_MS, transports_stopped, dm);
+	dm->ending = 1 + dm->ndisks;
+	for (size_t i = 0; i < dm->ndisks; i++)
+		scsi_lu_stop(dm->disks[i].lu, loop_set_at(dm->set, 0), one_ended, dm);
+	iscsi_stop(dm->iscsi, GRACE_MS, one_ended, dm);
 }
 
 /* Under nohup(1) a hang-up is to be ignored, and blocking it would undo that. SIGINT is not asked:

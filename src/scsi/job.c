@@ -190,8 +190,9 @@ static int may_claim(const struct job_request *req, const struct unit_view *view
 		UNIT_MISSING | UNIT_STOPPED |
 		(is_test(&req->work) ? 0u : (unsigned)UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED);
 
-	if ((view->holder != 0 && view->holder != req->op.nexus_id) || (view->flags & stops) ||
-	    req->job->claimed || (req->job->state != JOB_IDLE && !is_test(&req->job->work)))
+	if (req->job->stopping || (view->holder != 0 && view->holder != req->op.nexus_id) ||
+	    (view->flags & stops) || req->job->claimed ||
+	    (req->job->state != JOB_IDLE && !is_test(&req->job->work)))
 		return -EAGAIN;
 	if (is_test(&req->work) && req->job->state != JOB_IDLE)
 		return -EALREADY;

@@ -236,7 +236,7 @@ static void foreground_has_the_disk(void **state)
 	refused_in_progress(FX_CMD(&b, 0, 0x04, 0, 0, 0, 0, 0), 0x09);
 	refused_in_progress(diagnostic(&b, ABORT), 0x09);
 	good(FX_CMD(&b, 36, 0x12, 0, 0, 0, 36, 0));
-	assert_false(ft->finished);
+	assert_false(is_finished(ft));
 	fx_finish_wait(ft);
 	good(ft);
 	expect_result(6, 0);

@@ -444,7 +444,7 @@ static void goes_on_without_its_nexus(void **state)
 	fx_submit(&fx, ft);
 	while (request_sense(&b, NULL) != SANITIZING)
 		pause_ms(1);
-	assert_false(ft->finished);
+	assert_false(is_finished(ft));
 	fx_close(&a);
 	fx_finish_wait(ft);
 	assert_true(ft->aborted);

@@ -99,6 +99,26 @@ static uint32_t request_sense(struct fx_nexus *fn, unsigned *progress)
 #define FORMAT_FAILED   0x033101u
 #define SANITIZE_FAILED 0x033103u
 
+struct finished {
+	const struct fx_task *ft;
+	bool is;
+};
+
+static void finished_run(void *arg)
+{
+	struct finished *f = arg;
+
+	f->is = f->ft->finished;
+}
+
+FX_UNUSED static bool is_finished(const struct fx_task *ft)
+{
+	struct finished f = {.ft = ft};
+
+	fx_call(&fx, finished_run, &f);
+	return f.is;
+}
+
 static void pause_ms(long ms)
 {
 	const struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
