@@ -1,0 +1,273 @@
+"""
+Mode parameters over iSCSI: saved values survive kill -9, and with the write cache switched off every
+write is durable before its status, whatever writes it: the server is killed over a store that
+loses all that was not flushed, and nobody ever flushes.
+
+SPINDLE_SOAK=1 kills a thousand times.
+"""
+
+import os
+import random
+import signal
+import struct
+import threading
+
+from harness import Spindle, main, skip
+
+import iscsi
+
+SEED = int(os.environ.get("SPINDLE_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+KILLS = 1000 if os.environ.get("SPINDLE_SOAK") else 40
+BLOCKS, SECTORS, SECTOR = 64, 8, 512
+DEPTH = 8
+
+WCE, D_SENSE, SWP = 0x04, 0x04, 0x08
+CURRENT, SAVED = 0, 3
+
+
+def mode_sense(session, page, control=CURRENT):
+    r = session.command(bytes([0x1A, 0x08, control << 6 | page, 0, 255, 0]), read=255)
+    return bytes(r.data[4:]) if r.status == 0 else None
+
+
+def mode_select(session, page, save=False):
+    """The page as MODE SENSE gave it."""
+    data = bytes(4) + page
+    return session.command(bytes([0x15, 0x11 if save else 0x10, 0, 0, len(data), 0]), write=data)
+
+
+def set_cache(session, on, save=False):
+    page = bytearray(mode_sense(session, 0x08))
+    page[2] = (page[2] & ~WCE) | (WCE if on else 0)
+    return mode_select(session, bytes(page), save)
+
+
+def cache_is_on(session, control=CURRENT):
+    return bool(mode_sense(session, 0x08, control)[2] & WCE)
+
+
+def log_in(server):
+    session = iscsi.login(server.portals[0], server.iqn())
+    session.settle()
+    return session
+
+
+def skip_unless_saveable(session):
+    if not mode_sense(session, 0x08)[0] & 0x80:
+        skip("the file system keeps no user attributes")
+
+
+def killed(server):
+    os.kill(server.pid, signal.SIGKILL)
+    server.kill()
+    server.start()
+
+
+def test_saved_values_survive_a_kill():
+    server = Spindle("disk.img", args=["--size", "1M"])
+    try:
+        server.start()
+        with log_in(server) as session:
+            skip_unless_saveable(session)
+            assert cache_is_on(session)
+            session.good(set_cache(session, False, save=True))
+            assert not cache_is_on(session) and not cache_is_on(session, SAVED)
+        killed(server)
+        with log_in(server) as session:
+            assert not cache_is_on(session) and not cache_is_on(session, SAVED)
+            session.good(set_cache(session, True))
+            assert cache_is_on(session) and not cache_is_on(session, SAVED)
+        killed(server)
+        with log_in(server) as session:
+            assert not cache_is_on(session)
+            control = bytearray(mode_sense(session, 0x0A))
+            control[4] |= SWP
+            session.good(mode_select(session, bytes(control), save=True))
+        killed(server)
+        with log_in(server) as session:
+            r = session.command(iscsi.write10(0, 1), write=bytes(SECTOR))
+            assert r.status == 2 and r.sense_key == 7 and r.asc == (0x27, 0x02), r
+            control[4] &= ~SWP
+            session.good(mode_select(session, bytes(control)))
+            session.write(0, bytes(SECTOR))
+        server.stop()
+    finally:
+        server.kill()
+        server.cleanup()
+
+
+def test_nothing_is_saved_in_memory():
+    with Spindle("ram:1M") as server, log_in(server) as session:
+        assert not mode_sense(session, 0x08)[0] & 0x80
+        assert mode_sense(session, 0x08, SAVED) is None
+        r = mode_select(session, mode_sense(session, 0x0A), save=True)
+        assert r.status == 2 and r.sense_key == 5 and r.asc == (0x24, 0x00), r
+
+
+def test_the_others_hear_of_it():
+    with Spindle("disk.img", args=["--size", "1M"]) as server:
+        with log_in(server) as a, \
+             iscsi.login(server.portals[0], server.iqn(), isid=iscsi.ISID + 1) as b:
+            b.settle()
+            a.good(set_cache(a, False))
+            a.good(a.command(iscsi.test_unit_ready()))
+            r = b.command(iscsi.test_unit_ready())
+            assert r.status == 2 and r.sense_key == 6 and r.asc == (0x2A, 0x01), r
+            b.good(b.command(iscsi.test_unit_ready()))
+            # The same once more changes nothing.
+            a.good(set_cache(a, False))
+            b.good(b.command(iscsi.test_unit_ready()))
+
+
+# ---- The cache is off: what was acknowledged is there ------------------------------------------
+
+
+def write_same16(lba, blocks):
+    return bytes([0x93, 0]) + struct.pack(">QI", lba, blocks) + bytes(2)
+
+
+def write_and_verify10(lba, blocks):
+    return bytes([0x2E, 0]) + struct.pack(">IxH", lba, blocks) + b"\0"
+
+
+def compare_and_write(lba, blocks):
+    return bytes([0x89, 0]) + struct.pack(">Q3xB", lba, blocks) + bytes(2)
+
+
+class Writer:
+    """Each block holds a number over and over: what was acknowledged, and what was sent last."""
+
+    def __init__(self, rng):
+        self.rng = rng
+        self.number = 0
+        self.sent = [0] * BLOCKS
+        self.acked = [0] * BLOCKS
+        self.answers = 0
+
+    def issue(self, session, pending, busy):
+        block = self.rng.randrange(BLOCKS)
+        while block in busy:
+            block = self.rng.randrange(BLOCKS)
+        self.number += 1
+        one = struct.pack(">Q", self.number) * (SECTOR // 8)
+        old = struct.pack(">Q", self.acked[block]) * (SECTOR // 8) * SECTORS
+        lba = block * SECTORS
+        kinds = [(iscsi.write10(lba, SECTORS), one * SECTORS), (write_same16(lba, SECTORS), one),
+                 (write_and_verify10(lba, SECTORS), one * SECTORS),
+                 (compare_and_write(lba, SECTORS), old + one * SECTORS)]
+        cdb, data = self.rng.choice(kinds)
+        self.sent[block] = self.number
+        busy.add(block)
+        pending[session.start(cdb, write=data).itt] = (block, self.number)
+
+    def run(self, session):
+        pending, busy = {}, set()
+        while True:
+            room = not iscsi.serial_lt(session.maxcmdsn, session.cmdsn)
+            if len(pending) < DEPTH and room:
+                self.issue(session, pending, busy)
+                continue
+            answer = session.recv()
+            if answer.opcode != iscsi.P.SCSI_RESPONSE or answer.status != 0:
+                raise AssertionError(f"{answer!r} {answer.data.hex()}")
+            self.answers += 1
+            block, number = pending.pop(answer.itt)
+            busy.discard(block)
+            self.acked[block] = number
+
+    def check(self, session):
+        """What is there now is what a later write finds."""
+        for block in range(BLOCKS):
+            data = session.read(block * SECTORS, SECTORS)
+            numbers = {n for n, in struct.iter_unpack(">Q", data)}
+            low, high = min(numbers), max(numbers)
+            assert self.acked[block] <= low and high <= self.sent[block], \
+                f"block {block}: {numbers}, acknowledged {self.acked[block]}"
+            # A write that was cut off may be torn: it is made whole, so that it can be compared.
+            self.number += 1
+            one = struct.pack(">Q", self.number) * (SECTOR // 8)
+            self.sent[block] = self.number
+            session.write(block * SECTORS, one * SECTORS)
+            self.acked[block] = self.number
+
+
+def cycle(server, writer, rng, switch_off):
+    server.start()
+    session = log_in(server)
+    if switch_off:
+        session.good(set_cache(session, False))
+        assert not cache_is_on(session)
+    writer.check(session)
+    dead = threading.Event()
+
+    def cut():
+        dead.set()
+        os.kill(server.pid, signal.SIGKILL)
+
+    timer = threading.Timer(rng.uniform(0.001, 0.08), cut)
+    timer.start()
+    try:
+        writer.run(session)
+    except (iscsi.Closed, iscsi.Mismatch, OSError):
+        if not dead.is_set():
+            raise
+    finally:
+        timer.join()
+        session.close()
+        server.kill()
+
+
+def kill_over_and_over(switch_off, kills):
+    rng = random.Random(SEED)
+    writer = Writer(rng)
+    server = Spindle("fault:volatile=on:disk.img", args=["--size", "1M"])
+    try:
+        for _ in range(kills):
+            cycle(server, writer, rng, switch_off)
+        server.start()
+        with log_in(server) as session:
+            writer.check(session)
+        server.stop()
+    finally:
+        server.kill()
+        server.cleanup()
+    print(f"seed {SEED}: {kills} kills, {writer.answers} answers")
+    return writer.answers
+
+
+def test_no_write_is_lost_without_a_cache():
+    assert kill_over_and_over(True, KILLS) > KILLS
+
+
+def test_with_a_cache_the_same_finds_losses():
+    try:
+        kill_over_and_over(False, 20)
+    except AssertionError as e:
+        print(f"found: {e}")
+        return
+    raise AssertionError("20 power cuts without a flush, and no loss was seen")
+
+
+def test_what_was_cached_is_flushed_when_the_cache_goes_off():
+    server = Spindle("fault:volatile=on:disk.img", args=["--size", "1M"])
+    try:
+        for i in range(5):
+            server.start()
+            with log_in(server) as session:
+                if i > 0:
+                    assert session.read(0, 64) == bytes([i]) * 64 * SECTOR
+                session.good(set_cache(session, True))
+                # Some are under way when the cache goes off; each is durable by its status.
+                started = [session.start(iscsi.write10(lba, 8), write=bytes([i + 1]) * 8 * SECTOR)
+                           for lba in range(0, 64, 8)]
+                session.good(set_cache(session, False))
+                for p in started:
+                    session.good(session.finish(p))
+                os.kill(server.pid, signal.SIGKILL)
+            server.kill()
+    finally:
+        server.kill()
+        server.cleanup()
+
+
+main(globals())
