@@ -160,7 +160,7 @@ enum { PROVISIONING_FULL = 0, PROVISIONING_THIN = 2 };
 static void write_limits(const struct scsi_task *task, struct writer *w)
 {
 	const struct bdev_info *info = info_of(task);
-	const bool unmap = lu_can_unmap(task->itl->lu);
+	const bool unmap = lu_can_unmap(task->itl->lu), granules = info->discard_blocks > 1;
 
 	write_u8(w, 0x01); /* WSNZ: WRITE SAME needs a number of blocks */
 	write_u8(w, LIMIT_CAW_BLOCKS);
@@ -170,8 +170,10 @@ static void write_limits(const struct scsi_task *task, struct writer *w)
 	write_be32(w, low_u32(LIMIT_PREFETCH_BYTES >> info->block_shift));
 	write_be32(w, unmap ? low_u32(LIMIT_UNMAP_BYTES >> info->block_shift) : 0);
 	write_be32(w, unmap ? LIMIT_UNMAP_DESCRIPTORS : 0);
-	write_be32(w, info->discard_blocks);
-	write_be32(w, unmap ? UGAVALID | info->discard_alignment : 0);
+	/* Where every block is a granule of its own none is told: there is nothing to align to. (QEMU
+	 * aborts when it hears of a granule of one block of 4096 bytes that reads zeros.) */
+	write_be32(w, granules ? info->discard_blocks : 0);
+	write_be32(w, granules ? UGAVALID | info->discard_alignment : 0);
 	write_be64(w, LIMIT_SAME_BYTES >> info->block_shift);
 	write_zeros(w, 0x3c - 40); /* no atomic writes */
 }
@@ -186,7 +188,8 @@ static void write_characteristics(const struct scsi_task *task, struct writer *w
 
 	write_be16(w, info->rotation_rate != 0 ? info->rotation_rate : unsaid);
 	write_u8(w, 0);
-	write_u8(w, info->form_factor & 0x0f);
+	/* WABEREQ 01b: blocks that SANITIZE erased can be read. */
+	write_u8(w, 0x40 | (info->form_factor & 0x0f));
 	write_zeros(w, 0x3c - 4);
 }
 

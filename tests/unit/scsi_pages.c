@@ -213,7 +213,7 @@ static void vpd_block_limits(void **state)
 
 static void vpd_characteristics_and_provisioning(void **state)
 {
-	uint8_t b1[64] = {0, 0xb1, 0, 0x3c, 0, 1}, b2[8] = {0, 0xb2, 0, 4, 0, 0xe4, 2};
+	uint8_t b1[64] = {0, 0xb1, 0, 0x3c, 0, 1, 0, 0x40}, b2[8] = {0, 0xb2, 0, 4, 0, 0xe4, 2};
 
 	expect_bytes(AT(0, 255, 0x12, 1, 0xb1, 0, 255, 0), b1, 64);
 	expect_bytes(AT(0, 255, 0x12, 1, 0xb2, 0, 255, 0), b2, 8);
