@@ -79,16 +79,28 @@ static bool find_row(struct scsi_task *task)
 	return task->status == SCSI_GOOD;
 }
 
+/* A unit that is rewritten refuses a command whatever it says (SBC-4 4.11.2). */
+static void bad_cdb(struct scsi_task *task, unsigned byte, unsigned bit)
+{
+	struct sense_data sense;
+
+	if (task->itl != NULL && itl_view(task->itl)->flags & UNIT_REWRITING &&
+	    scsi_not_ready(task->itl, task->cmd->flags, &sense))
+		task_sense_data(task, &sense);
+	else
+		task_bad_field(task, byte, bit);
+}
+
 static bool check_cdb(struct scsi_task *task)
 {
 	unsigned byte, bit;
 
 	if (task->cdb_len < task->cmd->cdb_len) {
-		task_bad_field(task, task->cdb_len, 7);
+		bad_cdb(task, task->cdb_len, 7);
 		return false;
 	}
 	if (scsi_cmd_reserved_bit(task->cmd, task->cdb, &byte, &bit)) {
-		task_bad_field(task, byte, bit);
+		bad_cdb(task, byte, bit);
 		return false;
 	}
 	return true;

@@ -365,6 +365,8 @@ static void seen_while(uint32_t code)
 		refused_in_progress(tur(fn), ascq);
 		refused_in_progress(read_block(fn, 0), ascq);
 		refused_in_progress(FX_CMD(fn, 0, 0x1b, 0, 0, 0, 1, 0), ascq);
+		/* Whatever else could be said of it. */
+		refused_in_progress(FX_CMD(fn, 0, 0x1b, 0xff, 0xff, 0, 0xff, 0), ascq);
 		refused_in_progress(FX_CMD(fn, 0, 0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0), ascq);
 		refused_in_progress(format(fn), ascq);
 		refused_in_progress(format_immed(fn), ascq);
