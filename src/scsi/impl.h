@@ -5,8 +5,6 @@
 #ifndef SPINDLE_SCSI_IMPL_H
 #define SPINDLE_SCSI_IMPL_H
 
-#include <pthread.h>
-
 #include "scsi/scsi.h"
 
 /* ---- A command is one row (commands.c) and one function (cmd_*.c) ---- */
@@ -121,6 +119,7 @@ enum lu_counter {
 	COUNT_BLOCKS_SENT,
 	COUNT_READ_NS,
 	COUNT_WRITE_NS,
+	COUNT_IDLE_NS,
 	LU_COUNTERS
 };
 
@@ -168,6 +167,7 @@ struct scsi_lu {
 	const struct bdev_info *info;
 	struct lu_job *job; /* work on the whole disk, job.c */
 	struct lu_counts *counts; /* one a loop, counts.c */
+	uint64_t counts_from_ns;
 	bool keeps_info; /* SET IDENTIFYING INFORMATION has somewhere to keep it, cmd_info.c */
 };
 
@@ -185,9 +185,8 @@ static inline bool lu_can_unmap(const struct scsi_lu *lu)
 struct scsi_target {
 	char name[SCSI_NAME_MAX + 1];
 	struct scsi_cmd_index index;
-	/* The rest is for those who open, close and change, on any loop, and never for a command: each
-	 * nexus has a map of its own. */
-	pthread_mutex_t lock;
+	/* Loop 0's, which all changes pass; never looked at for a command: each nexus has a map of its
+	 * own. */
 	struct scsi_lu *luns[SCSI_LUNS];
 	struct list nexuses;
 	struct list changes;        /* that wait for their turn */
@@ -283,7 +282,7 @@ void itl_settle(struct scsi_itl *itl);
 
 /* ---- Changes of a target's LUNs (target.c), and the nexuses that follow them (nexus.c) ---- */
 
-/* What one nexus has to do for a change; on its loop until lun_part_end(). */
+/* What one nexus has to do for a change; on its loop until lun_part_end(), and back. */
 struct lun_part {
 	struct loop_msg msg;
 	struct list link;
@@ -292,17 +291,20 @@ struct lun_part {
 	struct scsi_itl *itl; /* not attached yet: the LUN comes. NULL: it goes. */
 };
 
-/* Not attached yet. On any thread; NULL: there is no memory. */
+/* Not attached yet. On any loop; NULL: there is no memory. */
 struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu);
 void itl_destroy(struct scsi_itl *itl);
 /* The part's message has arrived. */
 void nexus_follow(struct lun_part *part);
-/* The nexus has done it; it may close now. */
+/* The nexus has done it. */
 void lun_part_end(struct lun_part *part);
-/* Hears of changes from now on; what the target has now is created into n->itls. */
-int target_join(struct nexus *n);
-/* false: a change is on its way to the nexus, and must end first. */
-bool target_leave(struct nexus *n);
+/* The nexus will follow changes from here on. nexus_joined() comes; what the target had at that moment
+ * is created into n->itls, or n->err says why not. */
+void target_join(struct nexus *n);
+void nexus_joined(struct nexus *n);
+/* And from here on no more, when those that are on their way have ended: nexus_left() comes. */
+void target_leave(struct nexus *n);
+void nexus_left(struct nexus *n);
 
 /* ---- Reservations (cmd_reserve.c) ---- */
 
@@ -536,8 +538,9 @@ void log_refuse_list(struct scsi_task *task, const uint8_t *list, size_t len);
 
 int counts_create(struct scsi_lu *lu);
 void counts_destroy(struct scsi_lu *lu);
-/* A task with one of CMD_READS, CMD_WRITES, CMD_VERIFIES ends; on its loop. */
-void counts_add(const struct scsi_task *task);
+/* A task enters the task set, and leaves it; on its loop. */
+void counts_enter(const struct scsi_task *task);
+void counts_leave(const struct scsi_task *task);
 /* Since the start, whatever was reset. Any thread. */
 void counts_read(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS]);
 

@@ -218,6 +218,17 @@ struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu)
 
 /* ---- The nexus ---- */
 
+static void nexus_end(struct nexus *n)
+{
+	free(n->luns);
+	n->luns = NULL;
+	n->opening = false;
+	if (n->closing)
+		n->closed(n);
+	else
+		n->opened(n, n->err);
+}
+
 /* All that the beginning waited for is there, or all that the end waited for is gone. */
 static void nexus_settle(struct nexus *n)
 {
@@ -232,15 +243,21 @@ static void nexus_settle(struct nexus *n)
 		leave_all(n);
 	else if (!n->closing)
 		return;
-	if (!list_empty(&n->itls) || (n->joined && !target_leave(n)))
+	if (!list_empty(&n->itls))
 		return;
-	free(n->luns);
-	n->luns = NULL;
-	n->opening = false;
-	if (n->closing)
-		n->closed(n);
-	else
-		n->opened(n, n->err);
+	if (!n->joined) {
+		nexus_end(n);
+		return;
+	}
+	n->pending++;
+	target_leave(n);
+}
+
+void nexus_left(struct nexus *n)
+{
+	n->pending--;
+	n->joined = false;
+	nexus_settle(n);
 }
 
 static void settle_message(struct loop_msg *msg)
@@ -268,20 +285,8 @@ void nexus_close(struct nexus *n)
 	settle_later(n);
 }
 
-void nexus_open(struct nexus *n)
+void nexus_joined(struct nexus *n)
 {
-	n->opening = true;
-	n->closing = false;
-	n->pending = 0;
-	n->part = NULL;
-	list_init(&n->itls);
-	list_init(&n->link);
-	n->luns = calloc(SCSI_LUNS, sizeof(struct scsi_itl *));
-	n->err = n->luns != NULL ? make_id(&n->id) : -ENOMEM;
-	if (n->err == 0)
-		n->err = target_join(n);
-	n->joined = n->err == 0;
-	settle_later(n);
 	list_for_each (pos, &n->itls) {
 		struct scsi_itl *itl = list_entry(pos, struct scsi_itl, link);
 
@@ -289,6 +294,24 @@ void nexus_open(struct nexus *n)
 		n->pending++;
 		unit_attach(itl->lu->unit, &itl->attach);
 	}
+	n->pending--;
+	nexus_settle(n);
+}
+
+void nexus_open(struct nexus *n)
+{
+	n->opening = true;
+	n->closing = n->joined = false;
+	n->pending = 0;
+	list_init(&n->itls);
+	n->luns = calloc(SCSI_LUNS, sizeof(struct scsi_itl *));
+	n->err = n->luns != NULL ? make_id(&n->id) : -ENOMEM;
+	if (n->err != 0) {
+		settle_later(n);
+		return;
+	}
+	n->pending++;
+	target_join(n);
 }
 
 /* ---- Changes of the target's LUNs ---- */
@@ -309,7 +332,7 @@ static void lun_comes(struct nexus *n, struct lun_part *part)
 	struct scsi_itl *itl = part->itl;
 
 	part->itl = NULL;
-	if (n->closing) {
+	if (n->closing || n->err != 0) {
 		itl_destroy(itl);
 		lun_part_end(part);
 		nexus_settle(n);

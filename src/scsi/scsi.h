@@ -117,11 +117,13 @@ struct nexus {
 	uint64_t id;
 	struct scsi_itl **luns; /* what it sees, by LUN */
 	struct list itls;       /* these, and those that are coming or going */
-	struct list link;       /* in the target */
-	struct lun_part *part; /* a change of the LUNs that it has not followed yet; the target's */
-	unsigned pending;      /* attachments of the beginning, and `msg` */
+	unsigned pending;       /* what the beginning or the end waits for, besides those */
 	int err;
 	bool joined, opening, closing;
+	/* The target's, on loop 0. */
+	struct list link;
+	unsigned parts; /* changes that it has not followed yet */
+	bool departs;   /* it leaves when it has */
 	struct loop_msg msg;
 };
 

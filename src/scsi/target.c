@@ -2,12 +2,21 @@
  * Targets: which logical unit answers at which number, and how that changes while nexuses are open.
  * Apart from nexus.c, which does for one nexus what is decided here for all.
  *
- *   scsi_target_change_lun -> waits for its turn -> checked; memory for all who follow; the new map
- *     -> a part to each nexus: it attaches, or ends its tasks and detaches -> lun_part_end()
- *     -> the last one: done, and the next change
+ *   op->loop                    loop 0                              a nexus's loop
  *
- * A nexus is in the list from before it looks at the map until it is detached from everything: so
- * a change that is over was followed by all, those who came or left meanwhile included.
+ *   change_lun ---------> waits for its turn, is checked;
+ *                         memory for all who follow; the new map
+ *                                  ------------- part ----------->  attaches, or ends its tasks
+ *   done <--------------- the last  <----------- part ------------  and detaches
+ *
+ *                         in the list, the map as it is <-- join -  nexus_open
+ *                                  ----------------------------->   attaches to all
+ *                         out of the list    <----------- leave --  detached from all
+ *                                  ----------------------------->   closed
+ *
+ * Messages between two loops keep their order: a nexus hears of every change behind the map that it
+ * was given, and a change that is over was followed by all, those who came or left meanwhile
+ * included.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -25,7 +34,6 @@ int scsi_target_create(struct scsi_target **out, const char *name)
 		return -EINVAL;
 	}
 	scsi_cmd_index_init(&t->index);
-	pthread_mutex_init(&t->lock, NULL);
 	list_init(&t->nexuses);
 	list_init(&t->changes);
 	*out = t;
@@ -37,7 +45,6 @@ void scsi_target_destroy(struct scsi_target *t)
 	if (t == NULL)
 		return;
 	CHECK(list_empty(&t->nexuses) && t->change == NULL);
-	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
 
@@ -56,48 +63,92 @@ int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu)
 	return 0;
 }
 
+static void post_to(struct loop *to, struct loop_msg *msg, void (*run)(struct loop_msg *msg))
+{
+	msg->run = run;
+	loop_post(to, msg);
+}
+
+/* From any loop of the set. */
+static void post_home(struct loop *from, struct loop_msg *msg, void (*run)(struct loop_msg *msg))
+{
+	post_to(loop_set_at(loop_set_of(from), 0), msg, run);
+}
+
 /* ---- Nexuses come and go ---- */
 
-int target_join(struct nexus *n)
+static void joined_arrived(struct loop_msg *msg)
 {
-	struct scsi_target *t = n->target;
-	struct list *pos;
-	int err = 0;
+	nexus_joined(container_of(msg, struct nexus, msg));
+}
 
-	pthread_mutex_lock(&t->lock);
-	for (unsigned lun = 0; lun < SCSI_LUNS && err == 0; lun++) {
+static void left_arrived(struct loop_msg *msg)
+{
+	nexus_left(container_of(msg, struct nexus, msg));
+}
+
+static int create_itls(struct nexus *n)
+{
+	const struct scsi_target *t = n->target;
+	struct list *pos;
+
+	for (unsigned lun = 0; lun < SCSI_LUNS; lun++) {
 		struct scsi_itl *itl;
 
 		if (t->luns[lun] == NULL)
 			continue;
 		itl = itl_create(n, low_u16(lun), t->luns[lun]);
-		if (itl != NULL)
-			list_push_back(&n->itls, &itl->link);
-		else
-			err = -ENOMEM;
+		if (itl == NULL)
+			goto fail;
+		list_push_back(&n->itls, &itl->link);
 	}
-	if (err == 0)
-		list_push_back(&t->nexuses, &n->link);
-	pthread_mutex_unlock(&t->lock);
-	while (err != 0 && (pos = list_pop_front(&n->itls)) != NULL)
+	return 0;
+fail:
+	while ((pos = list_pop_front(&n->itls)) != NULL)
 		itl_destroy(list_entry(pos, struct scsi_itl, link));
-	return err;
+	return -ENOMEM;
 }
 
-bool target_leave(struct nexus *n)
+static void join_arrived(struct loop_msg *msg)
 {
-	struct scsi_target *t = n->target;
-	bool may_leave;
+	struct nexus *n = container_of(msg, struct nexus, msg);
 
-	pthread_mutex_lock(&t->lock);
-	may_leave = n->part == NULL;
-	if (may_leave)
-		list_remove(&n->link);
-	pthread_mutex_unlock(&t->lock);
-	return may_leave;
+	n->parts = 0;
+	n->departs = false;
+	n->err = create_itls(n);
+	n->joined = n->err == 0;
+	if (n->joined)
+		list_push_back(&n->target->nexuses, &n->link);
+	post_to(n->loop, &n->msg, joined_arrived);
 }
 
-/* ---- Changes: all of this under the lock ---- */
+void target_join(struct nexus *n)
+{
+	post_home(n->loop, &n->msg, join_arrived);
+}
+
+static void leave_if_done(struct nexus *n)
+{
+	if (!n->departs || n->parts != 0)
+		return;
+	list_remove(&n->link);
+	post_to(n->loop, &n->msg, left_arrived);
+}
+
+static void leave_arrived(struct loop_msg *msg)
+{
+	struct nexus *n = container_of(msg, struct nexus, msg);
+
+	n->departs = true;
+	leave_if_done(n);
+}
+
+void target_leave(struct nexus *n)
+{
+	post_home(n->loop, &n->msg, leave_arrived);
+}
+
+/* ---- Changes, on loop 0 ---- */
 
 static void done_arrived(struct loop_msg *msg)
 {
@@ -110,8 +161,7 @@ static void done_arrived(struct loop_msg *msg)
 static void change_end(struct scsi_lun_op *op, int err)
 {
 	op->err = err;
-	op->msg.run = done_arrived;
-	loop_post(op->loop, &op->msg);
+	post_to(op->loop, &op->msg, done_arrived);
 }
 
 static int change_check(const struct scsi_target *t, const struct scsi_lun_op *op)
@@ -123,19 +173,6 @@ static int change_check(const struct scsi_target *t, const struct scsi_lun_op *o
 	return t->luns[op->lun] != NULL ? 0 : -ENOENT;
 }
 
-static void part_destroy(struct lun_part *part)
-{
-	if (part == NULL)
-		return;
-	itl_destroy(part->itl);
-	free(part);
-}
-
-static void part_arrived(struct loop_msg *msg)
-{
-	nexus_follow(container_of(msg, struct lun_part, msg));
-}
-
 static struct lun_part *part_create(struct scsi_lun_op *op, struct nexus *n)
 {
 	struct lun_part *part = calloc(1, sizeof(*part));
@@ -144,15 +181,19 @@ static struct lun_part *part_create(struct scsi_lun_op *op, struct nexus *n)
 		return NULL;
 	part->op = op;
 	part->nexus = n;
-	part->msg.run = part_arrived;
-	if (op->lu != NULL) {
-		part->itl = itl_create(n, op->lun, op->lu);
-		if (part->itl == NULL) {
-			free(part);
-			return NULL;
-		}
-	}
-	return part;
+	if (op->lu == NULL)
+		return part;
+	part->itl = itl_create(n, op->lun, op->lu);
+	if (part->itl != NULL)
+		return part;
+	free(part);
+	return NULL;
+}
+
+static void part_destroy(struct lun_part *part)
+{
+	itl_destroy(part->itl);
+	free(part);
 }
 
 /* For every nexus, before anything changes for any. */
@@ -175,6 +216,11 @@ fail:
 	return -ENOMEM;
 }
 
+static void part_arrived(struct loop_msg *msg)
+{
+	nexus_follow(container_of(msg, struct lun_part, msg));
+}
+
 static void change_begin(struct scsi_target *t, struct scsi_lun_op *op)
 {
 	struct list parts, *pos;
@@ -182,22 +228,23 @@ static void change_begin(struct scsi_target *t, struct scsi_lun_op *op)
 
 	if (err == 0)
 		err = parts_create(t, op, &parts);
-	if (err != 0 || list_empty(&parts)) {
-		if (err == 0)
-			t->luns[op->lun] = op->lu;
+	if (err != 0) {
 		change_end(op, err);
 		return;
 	}
 	t->luns[op->lun] = op->lu;
-	t->change = op;
 	op->waiting = 0;
 	while ((pos = list_pop_front(&parts)) != NULL) {
 		struct lun_part *part = list_entry(pos, struct lun_part, link);
 
 		op->waiting++;
-		part->nexus->part = part;
-		loop_post(part->nexus->loop, &part->msg);
+		part->nexus->parts++;
+		post_to(part->nexus->loop, &part->msg, part_arrived);
 	}
+	if (op->waiting != 0)
+		t->change = op;
+	else
+		change_end(op, 0);
 }
 
 static void run_changes(struct scsi_target *t)
@@ -208,30 +255,36 @@ static void run_changes(struct scsi_target *t)
 		change_begin(t, list_entry(first, struct scsi_lun_op, link));
 }
 
-/* ---- And from outside ---- */
-
-void lun_part_end(struct lun_part *part)
+static void part_returned(struct loop_msg *msg)
 {
+	struct lun_part *part = container_of(msg, struct lun_part, msg);
 	struct scsi_target *t = part->nexus->target;
 	struct scsi_lun_op *op = part->op;
 
-	pthread_mutex_lock(&t->lock);
-	part->nexus->part = NULL;
-	if (--op->waiting == 0) {
-		t->change = NULL;
-		change_end(op, 0);
-		run_changes(t);
-	}
-	pthread_mutex_unlock(&t->lock);
+	part->nexus->parts--;
+	leave_if_done(part->nexus);
 	free(part);
+	if (--op->waiting != 0)
+		return;
+	t->change = NULL;
+	change_end(op, 0);
+	run_changes(t);
+}
+
+void lun_part_end(struct lun_part *part)
+{
+	post_home(part->nexus->loop, &part->msg, part_returned);
+}
+
+static void change_arrived(struct loop_msg *msg)
+{
+	struct scsi_lun_op *op = container_of(msg, struct scsi_lun_op, msg);
+
+	list_push_back(&op->target->changes, &op->link);
+	run_changes(op->target);
 }
 
 void scsi_target_change_lun(struct scsi_lun_op *op)
 {
-	struct scsi_target *t = op->target;
-
-	pthread_mutex_lock(&t->lock);
-	list_push_back(&t->changes, &op->link);
-	run_changes(t);
-	pthread_mutex_unlock(&t->lock);
+	post_home(op->loop, &op->msg, change_arrived);
 }
