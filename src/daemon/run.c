@@ -110,6 +110,7 @@ int run_command(int argc, char **argv)
 		return EXIT_OK;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file's limit is the client's ENOSPC, not our end */
 	raise_descriptor_limit();
 	dm.log = (struct log){.fd = STDERR_FILENO, .level = o.verbose ? LOG_INFO : LOG_WARN};
 	err = daemon_assemble(&dm, &o, &d);

@@ -15,7 +15,8 @@
  *             | count=N                  it acts N times at most
  *             | prob=P                   it acts with a probability of P: 0.01
  *             | while=PATH               it acts while the file PATH exists; what hangs goes on
- *                                        when the file is gone. Probes heed such rules, too
+ *                                        when the file is gone. A probe heeds such a rule,
+ *                                        too, whatever its other conditions
  *
  * An example: write+flush@1M-2M;eio;after=3;count=1
  */

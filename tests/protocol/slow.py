@@ -251,6 +251,8 @@ def flush_error(_):
         s.write(0, pattern(4096))
         r = s.command(bytes([0x35]) + bytes(9))
         assert r.status == 2 and r.sense_key in (3, 4), r
+        server.terminate()
+        assert server.wait_end() == 1, "data may be lost: that is no clean stop"
 
 
 @case

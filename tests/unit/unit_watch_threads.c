@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define NLOOPS   4
+#define STEWARD  1
 #define PER      4 /* tasks at a time on each loop */
 #define BLOCK    4096u
 #define SIZE     (1 * MiB)
@@ -177,7 +178,7 @@ static void make_unit(const char *spec, uint64_t size)
 
 	assert_int_equal(store_open(&store, set, types, spec, &sconfig, NULL), 0);
 	assert_int_equal(bdev_create(&bdev, store, &bconfig, NULL), 0);
-	assert_int_equal(unit_create(&unit, set, bdev, &identity, 1), 0);
+	assert_int_equal(unit_create(&unit, set, bdev, &identity, STEWARD), 0);
 }
 
 static void start_loops(void)
@@ -235,8 +236,23 @@ static void stop_watch(void)
 	wait_sem(&has_stopped);
 }
 
+static void pinged(struct loop_msg *msg)
+{
+	sem_post(&gone);
+}
+
+/* The last that the loops told the steward has arrived there before they end. */
+static void ping_steward(void)
+{
+	struct loop_msg msg = {.run = pinged};
+
+	loop_post(loop_set_at(set, STEWARD), &msg);
+	wait_sem(&gone);
+}
+
 static void stop_loops(void)
 {
+	ping_steward();
 	loop_set_stop(set);
 	pthread_join(loops_thread, NULL);
 	unit_destroy(unit);
