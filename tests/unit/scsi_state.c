@@ -73,6 +73,7 @@ struct publish {
 	struct unit_op op;
 	uint64_t holder, size;
 	unsigned flags;
+	enum lu_work work;
 	sem_t sem;
 	int err;
 };
@@ -83,6 +84,7 @@ static int publish_edit(struct unit_op *op, struct unit_view *next)
 
 	next->holder = p->holder;
 	next->flags = p->flags;
+	lu_state_edit(next)->work = low_u8(p->work);
 	if (p->size != 0)
 		next->size = p->size;
 	return 0;
@@ -241,6 +243,26 @@ static void they_are_told_in_order_of_precedence(void **state)
 	fx_task_free(ft);
 }
 
+/* By nobody: everybody hears of it. */
+static void all_changes_are_told_in_their_order(void **state)
+{
+	static const uint8_t want[][2] = {{0x28, 0x00}, {0x2a, 0x09}, {0x2a, 0x01}, {0x2a, 0x02},
+					  {0x2a, 0x10}, {0x3f, 0x03}, {0x3f, 0x05}};
+	struct publish p = {.size = 8 * MiB};
+
+	publish(&p,
+		UNIT_CHANGED_SIZE | UNIT_CHANGED_MEDIUM | UNIT_CHANGED_PROTECTION |
+			LU_CHANGED_MODE | LU_CHANGED_LOG | LU_CHANGED_TIMESTAMP |
+			LU_CHANGED_INQUIRY | LU_CHANGED_IDENTIFIER,
+		0);
+	for (size_t i = 0; i < ARRAY_LEN(want); i++) {
+		expect_sense(&a, 0x6, want[i][0], want[i][1]);
+		expect_requested(&b, 0x6, want[i][0], want[i][1]);
+	}
+	expect_ready(&a);
+	expect_ready(&b);
+}
+
 /* ---- Reservations ---- */
 
 static void a_conflict_comes_first_and_clears_nothing(void **state)
@@ -374,7 +396,94 @@ static void a_disk_has_nothing_to_eject_and_no_power_conditions(void **state)
 	expect_ready(&a);
 }
 
+/* ---- Why a unit is not ready: the first of several reasons ---- */
+
+static void a_lost_disk_comes_first(void **state)
+{
+	struct publish p = {.flags = UNIT_MISSING | UNIT_STOPPED | UNIT_REWRITING |
+				     UNIT_WRITE_PROTECTED,
+			    .work = WORK_FORMAT};
+	struct fx_task *ft;
+
+	publish(&p, 0, 0);
+	expect_sense(&a, 0x2, 0x04, 0x03);
+	expect_requested(&a, 0x2, 0x04, 0x03);
+	expect_requested(&b, 0x2, 0x04, 0x03);
+	ft = FX_CMD(&a, 96, 0x12, 0, 0, 0, 96, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	p.flags &= ~(unsigned)UNIT_MISSING;
+	publish(&p, 0, 0);
+	expect_sense(&a, 0x2, 0x04, 0x04);
+	expect_requested(&b, 0x2, 0x04, 0x04);
+	p.flags = UNIT_STOPPED;
+	p.work = WORK_NONE;
+	publish(&p, 0, 0);
+	expect_sense(&a, 0x2, 0x04, 0x02);
+	p.flags = 0;
+	publish(&p, 0, 0);
+	expect_ready(&a);
+}
+
+/* And how far the work is. */
+static void a_disk_that_is_rewritten(void **state)
+{
+	static const uint8_t informs[][12] = {
+		{0x12}, {0xa0}, {0x03}, {0xa3, 0x05}, {0xa3, 0x0c}, {0xa3, 0x0d}, {0xa3, 0x0f},
+	};
+	struct publish p = {.flags = UNIT_REWRITING, .work = WORK_SANITIZE};
+	struct fx_task *ft;
+
+	publish(&p, 0, 0);
+	ft = FX_CMD(&a, 18, 0x03, 0, 0, 0, 18, 0);
+	fx_good(ft);
+	assert_int_equal(ft->data[2], 0x2);
+	assert_int_equal(ft->data[12], 0x04);
+	assert_int_equal(ft->data[13], 0x1b);
+	assert_int_equal(ft->data[15], 0x80); /* SKSV */
+	fx_task_free(ft);
+	ft = FX_CMD(&a, 255, 0x03, 1, 0, 0, 255, 0);
+	fx_good(ft);
+	assert_memory_equal(ft->data, "\x72\x02\x04\x1b\0\0\0\x08\x02\x06\0\0\x80", 13);
+	fx_task_free(ft);
+	for (size_t i = 0; i < ARRAY_LEN(informs); i++) {
+		ft = fx_cmd(&a, informs[i], 12, 0);
+		fx_good(ft);
+		fx_task_free(ft);
+	}
+	ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0);
+	fx_sense(ft, 0x2, 0x04, 0x1b);
+	fx_task_free(ft);
+	p.work = WORK_SANITIZE_FAILED;
+	publish(&p, 0, 0);
+	expect_sense(&b, 0x3, 0x31, 0x03);
+	expect_requested(&b, 0x3, 0x31, 0x03);
+}
+
 /* ---- Protection that comes and goes ---- */
+
+static void a_protection_by_software(void **state)
+{
+	struct publish p = {.flags = UNIT_SOFT_PROTECTED};
+	struct fx_task *ft;
+
+	publish(&p, 0, 0);
+	ft = fx_rw(&a, 0x2a, 0, 1);
+	fx_expect_out(ft, 512);
+	fx_run(&fx, ft);
+	fx_sense(ft, 0x7, 0x27, 0x02);
+	fx_task_free(ft);
+	expect_ready(&a);
+	p.flags |= UNIT_WRITE_PROTECTED;
+	publish(&p, 0, 0);
+	ft = fx_rw(&a, 0x2a, 0, 1);
+	fx_expect_out(ft, 512);
+	fx_run(&fx, ft);
+	fx_sense(ft, 0x7, 0x27, 0x00);
+	fx_task_free(ft);
+	p.flags = 0;
+	publish(&p, 0, 0);
+}
 
 static void a_write_protected_view(void **state)
 {
@@ -582,6 +691,7 @@ int main(void)
 		TEST(request_sense_tells_and_clears_it, up),
 		TEST(a_malformed_command_leaves_it_alone, up),
 		TEST(they_are_told_in_order_of_precedence, up),
+		TEST(all_changes_are_told_in_their_order, up_attended),
 		TEST(a_conflict_comes_first_and_clears_nothing, up),
 		TEST(a_stopped_unit_is_not_ready_for_anyone, up_attended),
 		TEST(stopping_flushes_unless_told_not_to, up_attended),
@@ -589,6 +699,9 @@ int main(void)
 		TEST(nothing_is_written_behind_the_flush_of_a_stop, up_hanging),
 		TEST(a_stop_whose_flush_fails_says_so, up_failing),
 		TEST(a_disk_has_nothing_to_eject_and_no_power_conditions, up_attended),
+		TEST(a_lost_disk_comes_first, up_attended),
+		TEST(a_disk_that_is_rewritten, up_attended),
+		TEST(a_protection_by_software, up_attended),
 		TEST(a_write_protected_view, up_attended),
 		TEST(a_write_that_lost_its_reservation, up_attended),
 		TEST(a_write_whose_view_changed_in_nothing_that_matters, up_attended),
