@@ -1,16 +1,38 @@
 /*
- * What log pages count. The unit counts I/O; commands and what they verify are counted here, by each
- * loop in a row of its own, which any thread may sum up: no lock and no atomic read-modify-write, as
+ * What log pages count. The unit counts I/O; commands, what they verify and the time without any are
+ * counted here, by each loop in a row of its own, which any thread may sum up: no lock and no atomic read-modify-write, as
  * in unit/stats.c. Apart from log.c, because this runs with every command.
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "scsi/impl.h"
 
 struct lu_counts {
+	/* The time in which commands of this loop were in the task set, and since when some are. */
+	uint64_t busy_ns, since_ns;
+	uint64_t running;
 	uint64_t n[LU_COUNTERS]; /* those that the unit counts stay 0 */
 } __attribute__((aligned(64)));
+
+static uint64_t load(const uint64_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+static void store(uint64_t *at, uint64_t n)
+{
+	__atomic_store_n(at, n, __ATOMIC_RELAXED);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
 
 int counts_create(struct scsi_lu *lu)
 {
@@ -20,6 +42,7 @@ int counts_create(struct scsi_lu *lu)
 	if (lu->counts == NULL)
 		return -ENOMEM;
 	memset(lu->counts, 0, bytes);
+	lu->counts_from_ns = now_ns();
 	return 0;
 }
 
@@ -29,11 +52,14 @@ void counts_destroy(struct scsi_lu *lu)
 	lu->counts = NULL;
 }
 
+static struct lu_counts *counts_of(const struct scsi_task *task)
+{
+	return &task->itl->lu->counts[loop_index(task->nexus->loop)];
+}
+
 static void add(struct lu_counts *c, enum lu_counter counter, uint64_t n)
 {
-	uint64_t *at = &c->n[counter];
-
-	__atomic_store_n(at, __atomic_load_n(at, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+	store(&c->n[counter], load(&c->n[counter]) + n);
 }
 
 /* A failed verification is told by its sense key (SPC-4 4.5.6): in byte 1 or 2, by the format. */
@@ -45,12 +71,10 @@ static bool is_medium_error(const struct scsi_task *task)
 	       (task->sense[format >= 0x72 ? 1 : 2] & 0x0f) == 0x3;
 }
 
-void counts_add(const struct scsi_task *task)
+static void count(struct lu_counts *c, const struct scsi_task *task)
 {
-	const struct scsi_lu *lu = task->itl->lu;
-	struct lu_counts *c = &lu->counts[loop_index(task->nexus->loop)];
-	const unsigned flags = task->cmd->flags;
-	const uint64_t nblocks = task->moved >> lu->info->block_shift;
+	const unsigned shift = task->itl->lu->info->block_shift, flags = task->cmd->flags;
+	const uint64_t nblocks = task->moved >> shift;
 
 	if (flags & CMD_READS) {
 		add(c, COUNT_READ_COMMANDS, 1);
@@ -65,8 +89,30 @@ void counts_add(const struct scsi_task *task)
 	if (is_medium_error(task))
 		add(c, COUNT_VERIFY_ERRORS, 1);
 	else if (task->status == SCSI_GOOD && !task->unit_task.aborted)
-		add(c, COUNT_VERIFY_BYTES,
-		    (uint64_t)extent_of(task).nblocks << lu->info->block_shift);
+		add(c, COUNT_VERIFY_BYTES, (uint64_t)extent_of(task).nblocks << shift);
+}
+
+void counts_enter(const struct scsi_task *task)
+{
+	struct lu_counts *c = counts_of(task);
+	const uint64_t running = load(&c->running);
+
+	if (running == 0)
+		store(&c->since_ns, loop_now_ns(task->nexus->loop));
+	store(&c->running, running + 1);
+}
+
+void counts_leave(const struct scsi_task *task)
+{
+	struct lu_counts *c = counts_of(task);
+	const uint64_t running = load(&c->running) - 1;
+
+	store(&c->running, running);
+	if (running == 0)
+		store(&c->busy_ns,
+		      load(&c->busy_ns) + loop_now_ns(task->nexus->loop) - load(&c->since_ns));
+	if (task->cmd->flags & CMD_COUNTED)
+		count(c, task);
 }
 
 static uint64_t less(uint64_t n, uint64_t part)
@@ -89,14 +135,29 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 	out[COUNT_READ_NS] = s.op[IO_READ].total_ns;
 }
 
+/* Commands of several loops that overlap are the time of the busiest: loops know nothing of each
+ * other, and so what is told never goes back. */
+static uint64_t idle_ns(const struct scsi_lu *lu, uint64_t busiest_ns)
+{
+	return less(now_ns(), lu->counts_from_ns + busiest_ns);
+}
+
 void counts_read(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS])
 {
 	const unsigned nloops = unit_nloops(lu->unit);
+	uint64_t busiest_ns = 0;
 
 	memset(out, 0, LU_COUNTERS * sizeof(out[0]));
 	for (unsigned i = 0; i < nloops; i++) {
+		const struct lu_counts *c = &lu->counts[i];
+		uint64_t busy_ns = load(&c->busy_ns);
+
+		if (load(&c->running) != 0)
+			busy_ns += less(now_ns(), load(&c->since_ns));
+		busiest_ns = max_u64(busiest_ns, busy_ns);
 		for (unsigned n = 0; n < LU_COUNTERS; n++)
-			out[n] += __atomic_load_n(&lu->counts[i].n[n], __ATOMIC_RELAXED);
+			out[n] += load(&c->n[n]);
 	}
+	out[COUNT_IDLE_NS] = idle_ns(lu, busiest_ns);
 	add_unit_counters(lu, out);
 }

@@ -153,6 +153,8 @@ static void write_statistics(struct log_reply *r)
 		write_be64(r->w, r->counters[COUNT_WRITE_NS] / INTERVAL_NS);
 		write_zeros(r->w, 16); /* nothing is weighted */
 	}
+	if (begin(r, 0x0002, CONTROL_COUNTER, 8))
+		write_be64(r->w, r->counters[COUNT_IDLE_NS] / INTERVAL_NS);
 	if (begin(r, 0x0003, CONTROL_LIST, 8)) {
 		write_be32(r->w, INTERVAL_EXPONENT);
 		write_be32(r->w, 1);
@@ -161,11 +163,11 @@ static void write_statistics(struct log_reply *r)
 
 /* ---- 2Fh: informational exceptions (SPC-4 7.3) ---- */
 
-/* None; the temperature is not known. */
+/* None; the temperature is not known, nor which would be too high. */
 static void write_exceptions(struct log_reply *r)
 {
 	if (begin(r, 0x0000, CONTROL_LIST, 4))
-		write_bytes(r->w, "\x00\x00\xff\x00", 4);
+		write_bytes(r->w, "\x00\x00\xff\xff", 4);
 }
 
 /* ---- The table ---- */

@@ -263,6 +263,7 @@ static bool enter(struct scsi_task *task)
 		return true;
 	unit_task_begin(task->itl->attach.channel, &task->unit_task);
 	task->begun = true;
+	counts_enter(task);
 	task->stage = TASK_WAITING;
 	return order_enter(task);
 }
@@ -310,8 +311,8 @@ static void answer_unplugged(struct scsi_task *task)
 
 void scsi_task_end(struct scsi_task *task)
 {
-	if (task->itl != NULL && task->cmd != NULL && task->cmd->flags & CMD_COUNTED)
-		counts_add(task);
+	if (task->begun)
+		counts_leave(task);
 	if (task->keeps || task->locks)
 		task_release(task);
 	if (task->begun) {

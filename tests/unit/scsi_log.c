@@ -320,8 +320,8 @@ static void statistics(void **state)
 	run(FAILING, READ, 0, 0, SCSI_GOOD);
 	ft = page(FAILING, 0x19);
 	fx_good(ft);
-	assert_int_equal(ft->moved, 4 + 68 + 12);
-	assert_memory_equal(ft->data, "\x99\x00\x00\x50\x00\x01\x22\x40", 8);
+	assert_int_equal(ft->moved, 4 + 68 + 12 + 12);
+	assert_memory_equal(ft->data, "\x99\x00\x00\x5c\x00\x01\x22\x40", 8);
 	assert_int_equal(load_be64(ft->data + 8), 2);             /* read commands */
 	assert_int_equal(load_be64(ft->data + 16), 2);            /* write commands */
 	assert_int_equal(load_be64(ft->data + 24), 2064);         /* blocks received */
@@ -330,14 +330,51 @@ static void statistics(void **state)
 	assert_true(load_be64(ft->data + 48) < 60 * 1000 * 1000);
 	assert_int_equal(load_be64(ft->data + 56), 0);
 	assert_int_equal(load_be64(ft->data + 64), 0);
-	assert_memory_equal(ft->data + 72, interval, sizeof(interval));
+	assert_memory_equal(ft->data + 72, "\x00\x02\x22\x08", 4);
+	assert_memory_equal(ft->data + 84, interval, sizeof(interval));
 	fx_task_free(ft);
 	/* Default values are 0. */
 	ft = log_sense(FAILING, (struct sense_cdb){PC_DEFAULT_CUMULATIVE, 0x19, 0, 0, 255});
 	for (unsigned i = 8; i < 72; i++)
 		assert_int_equal(ft->data[i], 0);
-	assert_memory_equal(ft->data + 72, interval, sizeof(interval));
+	assert_memory_equal(ft->data + 72, "\x00\x02\x22\x08", 4);
+	assert_memory_equal(ft->data + 84, interval, sizeof(interval));
 	fx_task_free(ft);
+}
+
+static uint64_t idle_us(void)
+{
+	struct fx_task *ft = log_sense(ON_RAM, (struct sense_cdb){PC_CUMULATIVE, 0x19, 0, 2, 255});
+	uint64_t us;
+
+	fx_good(ft);
+	assert_memory_equal(ft->data + 4, "\x00\x02\x22\x08", 4);
+	us = load_be64(ft->data + 8);
+	fx_task_free(ft);
+	return us;
+}
+
+/* While a command is held up the unit is not idle; it is without one. */
+static void idle_time(void **state)
+{
+	struct fx_task *ft = fx_rw(&b, WRITE, 0, 1);
+	uint64_t us = idle_us(), held;
+
+	usleep(50 * 1000);
+	assert_true(idle_us() >= us + 20 * 1000);
+	fx_expect_out(ft, 512);
+	ft->moves = FX_HOLD;
+	fx_submit(&fx, ft);
+	held = idle_us();
+	usleep(50 * 1000);
+	us = idle_us();
+	assert_true(us >= held && us < held + 25 * 1000);
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	fx_task_free(ft);
+	us = idle_us();
+	usleep(50 * 1000);
+	assert_true(idle_us() >= us + 20 * 1000);
 }
 
 static void self_tests(void **state)
@@ -361,7 +398,7 @@ static void self_tests(void **state)
 
 static void informational_exceptions(void **state)
 {
-	static const uint8_t want[] = {0xaf, 0, 0, 8, 0, 0, 0x23, 4, 0, 0, 0xff, 0};
+	static const uint8_t want[] = {0xaf, 0, 0, 8, 0, 0, 0x23, 4, 0, 0, 0xff, 0xff};
 
 	expect_bytes(page(ON_RAM, 0x2f), want, sizeof(want));
 }
@@ -634,6 +671,7 @@ int main(void)
 		TEST(verifications),
 		TEST(a_failed_read_is_counted),
 		TEST(statistics),
+		TEST(idle_time),
 		TEST(self_tests),
 		TEST(informational_exceptions),
 		TEST(space),

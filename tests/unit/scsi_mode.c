@@ -972,7 +972,7 @@ static int up_failing(void **state)
 	return 0;
 }
 
-static int down_failing(void **state)
+static int down_alone(void **state)
 {
 	fx_close(&a);
 	fx_down(&fx);
@@ -987,6 +987,74 @@ static void a_flush_that_fails(void **state)
 	make_list(0, list);
 	set_bits(list, 0);
 	expect_sense(select_10(0, PF, list, LIST_LEN), 0x3, 0x0c, 0x00);
+	expect_bits(0, 0, WCE);
+}
+
+static int up_hanging(void **state)
+{
+	fx_init(&fx);
+	fx_add_disk(&fx, "fault:volatile=on,rule=write@8M-9M;hang:ram:16M", 512, false);
+	assert_int_equal(scsi_target_add_lun(fx.target, 0, fx.lus[0]), 0);
+	fx_start(&fx);
+	fx_open(&fx, &a);
+	fx_take_power_on(&a, 0);
+	return 0;
+}
+
+/* What is under way when the cache goes off is waited for, and is flushed, too. */
+static void a_write_that_is_under_way(void **state)
+{
+	struct fx_task *write = fx_rw(&a, 0x2a, 8 * MiB / 512, 1), *select;
+	uint8_t list[LIST_LEN], cdb[10] = {0x55, PF};
+
+	make_list(0, list);
+	set_bits(list, 0);
+	fx_expect_out(write, 512);
+	fx_submit(&fx, write);
+	store_be16(cdb + 7, LIST_LEN);
+	select = fx_task_new(&a, cdb, 10);
+	fx_expect_out(select, LIST_LEN);
+	memcpy(select->data, list, LIST_LEN);
+	fx_submit(&fx, select);
+	fx_settle(&fx);
+	assert_false(write->finished);
+	assert_false(select->finished);
+	expect_bits(0, 0, WCE);
+	assert_int_equal(store_fault_release(fx.stores[0]), 0);
+	fx_finish_wait(write);
+	fx_good(write);
+	fx_task_free(write);
+	fx_finish_wait(select);
+	expect_good(select);
+	expect_bits(0, 0, 0);
+}
+
+/* An abort of a change that waits leaves everything as it was. */
+static void a_change_that_is_aborted(void **state)
+{
+	struct fx_task *write = fx_rw(&a, 0x2a, 8 * MiB / 512, 1), *select;
+	uint8_t list[LIST_LEN], cdb[10] = {0x55, PF};
+
+	make_list(0, list);
+	set_bits(list, 0);
+	fx_expect_out(write, 512);
+	fx_submit(&fx, write);
+	store_be16(cdb + 7, LIST_LEN);
+	select = fx_task_new(&a, cdb, 10);
+	fx_expect_out(select, LIST_LEN);
+	memcpy(select->data, list, LIST_LEN);
+	fx_submit(&fx, select);
+	fx_settle(&fx);
+	fx_call(&fx, fx_close_run, &a);
+	assert_int_equal(store_fault_release(fx.stores[0]), 0);
+	fx_finish_wait(write);
+	fx_finish_wait(select);
+	assert_true(select->aborted);
+	fx_task_free(write);
+	fx_task_free(select);
+	fx_wait(&a.sem);
+	fx_open(&fx, &a);
+	fx_take_power_on(&a, 0);
 	expect_bits(0, 0, WCE);
 }
 
@@ -1024,7 +1092,9 @@ int main(void)
 		ALONE(saved_values_come_back),
 		ALONE(what_is_in_force_is_saved),
 		ALONE(tags_that_say_nothing),
-		cmocka_unit_test_setup_teardown(a_flush_that_fails, up_failing, down_failing),
+		cmocka_unit_test_setup_teardown(a_flush_that_fails, up_failing, down_alone),
+		cmocka_unit_test_setup_teardown(a_write_that_is_under_way, up_hanging, down_alone),
+		cmocka_unit_test_setup_teardown(a_change_that_is_aborted, up_hanging, down_alone),
 	};
 
 	return cmocka_run_group_tests(tests, up, down) + cmocka_run_group_tests(alone, NULL, NULL);
