@@ -70,6 +70,8 @@ void file_run_batch(struct file *f, struct queue *ios);
 
 /* Fills f->info, but for keeps_tags. */
 int file_facts(struct file *f);
+/* Of the VPD page Block Device Characteristics (SBC-3 6.6.4), which Linux keeps of SCSI disks. */
+void file_parse_shape(struct file_info *info, const uint8_t *page, size_t len);
 /* -EIO: it failed. */
 int file_sync(struct file *f);
 /* An I/O ended so: what that says of the file is kept for file_probe(). Any thread. */

@@ -69,23 +69,25 @@ static bool is_rotation_rate(uint16_t rate)
 	return rate == 1 || (rate > 0x400 && rate != 0xffff);
 }
 
-/* The VPD page Block Device Characteristics (SBC-3 6.6.4), which Linux keeps of SCSI disks. */
-static void device_shape(struct file_info *info, dev_t dev)
+void file_parse_shape(struct file_info *info, const uint8_t *page, size_t len)
 {
-	FILE *file = sysfs_open(dev, "device/vpd_pgb1");
-	uint8_t page[8];
-	size_t n;
-
-	if (file == NULL)
-		return;
-	n = fread(page, 1, sizeof(page), file);
-	fclose(file);
-	if (n != sizeof(page) || page[1] != 0xb1)
+	if (len < 8 || page[1] != 0xb1)
 		return;
 	if (is_rotation_rate(load_be16(page + 4)))
 		info->rotation_rate = load_be16(page + 4);
 	if ((page[7] & 0xf) <= 5)
 		info->form_factor = page[7] & 0xf;
+}
+
+static void device_shape(struct file_info *info, dev_t dev)
+{
+	FILE *file = sysfs_open(dev, "device/vpd_pgb1");
+	uint8_t page[8];
+
+	if (file == NULL)
+		return;
+	file_parse_shape(info, page, fread(page, 1, sizeof(page), file));
+	fclose(file);
 }
 
 static void device_character(struct file_info *info, dev_t dev)

@@ -17,6 +17,9 @@
 /* A store that says what the test wants, and notes what comes. */
 static struct store_info said;
 static unsigned closed, came;
+static int ends; /* every io that comes */
+static struct store_status now;
+static int now_err;
 
 static int open_said(struct store **out, struct loop_set *set,
 		     const struct store_type *const *types, char *rest,
@@ -36,7 +39,21 @@ static void close_said(struct store *s)
 static void take(struct store *s, struct io *io)
 {
 	came++;
-	io_end(io, 0);
+	io_end(io, ends);
+}
+
+static int resize_said(struct store *s, uint64_t size)
+{
+	if (now_err != 0)
+		return now_err;
+	s->info.size = size != 0 ? size : now.size;
+	return 0;
+}
+
+static int probe_said(struct store *s, struct store_status *status)
+{
+	*status = now;
+	return now_err;
 }
 
 static int lend(struct store *s, struct loop *loop, uint64_t off, uint64_t len, struct iovec *iov,
@@ -50,6 +67,8 @@ static const struct store_type said_type = {
 	.name = "said",
 	.open = open_said,
 	.close = close_said,
+	.resize = resize_said,
+	.probe = probe_said,
 	.read = take,
 	.write = take,
 	.flush = take,
@@ -69,6 +88,7 @@ static int make(struct bdev **out, struct store_info info, struct bdev_config co
 	struct store *store;
 
 	said = info;
+	ends = now_err = 0;
 	diag_init(d);
 	assert_int_equal(store_open(&store, set, types, "said:", &sconfig, NULL), 0);
 	return bdev_create(out, store, &config, d);
@@ -124,7 +144,9 @@ static void blocks_of_a_device(void **state)
 				    .discard_alignment = 1024,
 				    .discard_zeroes = true,
 				    .volatile_cache = true,
-				    .rotational = true};
+				    .rotational = true,
+				    .rotation_rate = 7200,
+				    .form_factor = 2};
 	struct bdev_info i = geometry(device, (struct bdev_config){.block_size = 512});
 
 	assert_int_equal(i.physical_exp, 3);
@@ -132,6 +154,8 @@ static void blocks_of_a_device(void **state)
 	assert_int_equal(i.discard_blocks, 8);
 	assert_int_equal(i.discard_alignment, 2);
 	assert_true(i.discard_zeroes && i.volatile_cache && i.rotational);
+	assert_int_equal(i.rotation_rate, 7200);
+	assert_int_equal(i.form_factor, 2);
 
 	i = geometry(device, (struct bdev_config){.block_size = 4096, .read_only = true});
 	assert_int_equal(i.block_size, 4096);
@@ -287,6 +311,122 @@ static void read_only_disks_are(void **state)
 	bdev_destroy(b);
 }
 
+/* What other layers could take for an answer of their own never comes from a store. */
+static void errors_have_one_meaning(void **state)
+{
+	static const struct {
+		int err, means;
+	} rows[] = {
+		{0, 0},
+		{-EIO, -EIO},
+		{-ENODEV, -ENODEV},
+		{-ENXIO, -ENODEV},
+		{-ENOMEDIUM, -ENODEV},
+		{-ESHUTDOWN, -ENODEV},
+		{-ESTALE, -ENODEV},
+		{-ENOSPC, -ENOSPC},
+		{-EDQUOT, -ENOSPC},
+		{-EFBIG, -ENOSPC},
+		{-EROFS, -EROFS},
+		{-EPERM, -EROFS},
+		{-ENOMEM, -ENOMEM},
+		{-EOPNOTSUPP, -EOPNOTSUPP},
+		{-ETIMEDOUT, -ETIMEDOUT},
+		{-ENODATA, -ENODATA},
+		{-EILSEQ, -EILSEQ},
+		{-EREMOTEIO, -EREMOTEIO},
+		{-EACCES, -EIO},
+		{-EBUSY, -EIO},
+		{-ECANCELED, -EIO},
+		{-ERANGE, -EIO},
+		{-EAGAIN, -EIO},
+		{-EBADF, -EIO},
+	};
+	struct bdev *b;
+	struct diag d;
+
+	assert_int_equal(make(&b, (struct store_info){.size = MiB, .discard_granularity = 512},
+			      (struct bdev_config){.block_size = 0}, &d),
+			 0);
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		assert_int_equal(store_errno(rows[i].err), rows[i].means);
+		ends = rows[i].err;
+		assert_int_equal(try_range(b, IO_READ, 0, 512), rows[i].means);
+		assert_int_equal(try_range(b, IO_WRITE, 0, 512), rows[i].means);
+	}
+	bdev_destroy(b);
+}
+
+/* For ever, and only when it may be that something was lost. */
+static void a_failed_flush_is_latched(void **state)
+{
+	static const int harmless[] = {-ENODEV, -ENOSPC, -ENOMEM, -ETIMEDOUT};
+	struct store_status status;
+	struct bdev *b;
+	struct diag d;
+
+	assert_int_equal(make(&b, (struct store_info){.size = MiB, .discard_granularity = 512},
+			      (struct bdev_config){.block_size = 0}, &d),
+			 0);
+	ends = -EIO;
+	assert_int_equal(try_range(b, IO_READ, 0, 512), -EIO);
+	assert_int_equal(try_range(b, IO_WRITE, 0, 512), -EIO);
+	for (size_t i = 0; i < ARRAY_LEN(harmless); i++) {
+		ends = harmless[i];
+		assert_int_equal(try_range(b, IO_FLUSH, 0, 0), harmless[i]);
+	}
+	ends = 0;
+	assert_int_equal(try_range(b, IO_FLUSH, 0, 0), 0);
+	assert_int_equal(bdev_probe(b, &status), 0);
+	assert_false(status.flush_failed);
+	ends = -EIO;
+	assert_int_equal(try_range(b, IO_FLUSH, 0, 0), -EIO);
+	ends = 0;
+	came = 0;
+	assert_int_equal(try_range(b, IO_FLUSH, 0, 0), -EIO);
+	assert_int_equal(try_range(b, IO_WRITE, 0, 512), -EROFS);
+	assert_int_equal(try_range(b, IO_ZERO, 0, 512), -EROFS);
+	assert_int_equal(try_range(b, IO_DISCARD, 0, 512), -EROFS);
+	assert_int_equal(came, 0);
+	assert_int_equal(try_range(b, IO_READ, 0, 512), 0);
+	assert_int_equal(bdev_probe(b, &status), 0);
+	assert_true(status.flush_failed);
+	bdev_destroy(b);
+}
+
+static void grows(void **state)
+{
+	struct store_status status;
+	struct bdev *b;
+	struct diag d;
+
+	assert_int_equal(make(&b, (struct store_info){.size = MiB},
+			      (struct bdev_config){.block_size = 4096}, &d),
+			 0);
+	assert_int_equal(bdev_nblocks(b), 256);
+	now = (struct store_status){.size = 2 * MiB + 4095, .read_only = true, .available = 5};
+	assert_int_equal(bdev_probe(b, &status), 0);
+	assert_int_equal(status.size, 2 * MiB + 4095);
+	assert_int_equal(status.available, 5);
+	assert_true(status.read_only);
+	assert_int_equal(try_range(b, IO_READ, MiB, 4096), -ERANGE);
+	assert_int_equal(bdev_resize(b, 0), 0);
+	assert_int_equal(bdev_nblocks(b), 512);
+	assert_int_equal(bdev_info(b)->nblocks, 256); /* as it was opened */
+	assert_int_equal(try_range(b, IO_READ, 2 * MiB - 4096, 4096), 0);
+	assert_int_equal(try_range(b, IO_READ, 2 * MiB, 4096), -ERANGE);
+	assert_int_equal(bdev_resize(b, 600), 0);
+	assert_int_equal(bdev_nblocks(b), 600);
+	assert_int_equal(bdev_resize(b, 599), -ERANGE);
+	assert_int_equal(bdev_resize(b, UINT64_MAX / 4096 + 1), -EFBIG);
+	now_err = -EDQUOT;
+	assert_int_equal(bdev_resize(b, 700), -ENOSPC);
+	now_err = -ENXIO;
+	assert_int_equal(bdev_probe(b, &status), -ENODEV);
+	assert_int_equal(bdev_nblocks(b), 600);
+	bdev_destroy(b);
+}
+
 static void lends_are_checked(void **state)
 {
 	struct loop *loop = loop_set_at(set, 0);
@@ -326,6 +466,9 @@ int main(void)
 		cmocka_unit_test(io_is_checked),
 		cmocka_unit_test(iovecs_sum_up),
 		cmocka_unit_test(read_only_disks_are),
+		cmocka_unit_test(errors_have_one_meaning),
+		cmocka_unit_test(a_failed_flush_is_latched),
+		cmocka_unit_test(grows),
 		cmocka_unit_test(lends_are_checked),
 	};
 

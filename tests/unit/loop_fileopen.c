@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -194,6 +195,7 @@ static void a_file_in_memory_is_known_as_such(void **state)
 	close(fd);
 	assert_int_equal(try_open(p, &f, path, 0, 0), 0);
 	assert_true(file_info(f)->in_memory);
+	assert_int_equal(file_info(f)->rotation_rate, 1);
 	assert_int_equal(file_info(f)->size, 0);
 	file_close(f);
 	unlink(path);
@@ -237,6 +239,112 @@ static void a_file_never_shrinks(void **state)
 	file_close(f);
 }
 
+static void a_file_tells_how_it_is(void **state)
+{
+	struct place *p = *state;
+	struct file *f = must_open(p, 0, MiB);
+	struct file_status now;
+	uint8_t data[4096] = {1};
+	uint64_t before;
+	int fd;
+
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_int_equal(now.size, MiB);
+	assert_false(now.read_only || now.unlinked);
+	assert_true(now.available != UINT64_MAX);
+	before = now.allocated;
+	fd = open(p->path, O_WRONLY);
+	assert_int_equal(pwrite(fd, data, sizeof(data), 8192), sizeof(data));
+	close(fd);
+	assert_int_equal(truncate(p->path, 3 * MiB), 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_int_equal(now.size, 3 * MiB);
+	assert_int_equal(file_info(f)->size, MiB); /* looking takes nothing over */
+	assert_true(now.allocated >= before + 4096);
+	unlink(p->path);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_true(now.unlinked);
+	file_close(f);
+	file_close(must_open(p, 0, MiB));
+	f = must_open(p, FILE_READ_ONLY, 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_true(now.read_only);
+	file_close(f);
+}
+
+/* A file system may refuse writes and not say that it is read-only: then it is tried. */
+static void refusals_are_remembered_until_they_end(void **state)
+{
+	static const int errors[] = {-EROFS, -EPERM};
+	struct place *p = *state;
+	struct file *f = must_open(p, 0, MiB);
+	struct file_status now;
+	struct stat first, last;
+
+	for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
+		file_note_error(f, errors[i]);
+		assert_true(f->refused);
+		assert_int_equal(file_probe(f, &now), 0);
+		assert_false(now.read_only || f->refused);
+	}
+	assert_int_equal(stat(p->path, &first), 0);
+	file_note_error(f, -EIO);
+	file_note_error(f, -ENOSPC);
+	assert_false(f->refused || f->lost);
+	assert_int_equal(file_probe(f, &now), 0); /* nothing is tried without need */
+	assert_int_equal(stat(p->path, &last), 0);
+	assert_memory_equal(&first.st_ctim, &last.st_ctim, sizeof(first.st_ctim));
+	file_close(f);
+}
+
+/* Its inode says that it is the same. */
+static void a_lost_file_comes_back(void **state)
+{
+	static const int errors[] = {-ENODEV, -ENXIO, -ENOMEDIUM, -ESHUTDOWN, -ESTALE};
+	struct place *p = *state;
+	struct file *f = must_open(p, 0, MiB);
+	struct file_status now;
+
+	for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
+		file_note_error(f, errors[i]);
+		assert_true(f->lost);
+		assert_int_equal(file_probe(f, &now), 0);
+		assert_false(f->lost);
+	}
+	str_copy(f->fingerprint, sizeof(f->fingerprint), "another");
+	file_note_error(f, -ENODEV);
+	assert_int_equal(file_probe(f, &now), -ENODEV);
+	assert_int_equal(file_probe(f, &now), -ENODEV);
+	file_close(f);
+}
+
+static void what_turns_and_how_large(void **state)
+{
+	static const struct {
+		uint8_t page[8];
+		size_t len;
+		uint16_t rate;
+		uint8_t form;
+	} rows[] = {
+		{{0, 0xb1, 0, 0x3c, 0x1c, 0x20, 0, 2}, 8, 7200, 2},
+		{{0, 0xb1, 0, 0x3c, 0, 1, 0, 0x13}, 8, 1, 3},
+		{{0, 0xb1, 0, 0x3c, 0, 0, 0, 0}, 8, 0, 0},
+		{{0, 0xb1, 0, 0x3c, 4, 0, 0, 6}, 8, 0, 0}, /* reserved */
+		{{0, 0xb1, 0, 0x3c, 0xff, 0xff, 0, 5}, 8, 0, 5},
+		{{0, 0xb0, 0, 0x3c, 0, 1, 0, 3}, 8, 0, 0},
+		{{0, 0xb1, 0, 0x3c, 0, 1, 0, 3}, 7, 0, 0},
+		{{0}, 0, 0, 0},
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		struct file_info info = {.size = 0};
+
+		file_parse_shape(&info, rows[i].page, rows[i].len);
+		assert_int_equal(info.rotation_rate, rows[i].rate);
+		assert_int_equal(info.form_factor, rows[i].form);
+	}
+}
+
 /* ---- Tags and fingerprints ---------------------------------------------------------------------
  */
 
@@ -252,10 +360,12 @@ static void tags_are_kept_with_the_file(void **state)
 	assert_true(file_tag_get(f, name, buf, sizeof(buf)) < 0);
 	assert_true(file_tag_set(f, name, buf, 1) < 0);
 	if (err == -EOPNOTSUPP) {
+		assert_false(file_info(f)->keeps_tags);
 		file_close(f);
 		skip();
 	}
 	assert_int_equal(err, 0);
+	assert_true(file_info(f)->keeps_tags);
 	file_close(f);
 	f = must_open(p, FILE_READ_ONLY, 0);
 	assert_int_equal(file_tag_get(f, "serial", buf, sizeof(buf)), 6);
@@ -399,12 +509,56 @@ static void device_works(struct place *p, const char *path)
 	assert_int_equal(file_tag_set(f, "serial", "x", 1), -EOPNOTSUPP);
 	assert_int_equal(file_tag_get(f, "serial", text, sizeof(text)), -EOPNOTSUPP);
 	assert_int_equal(file_fingerprint(f, text, sizeof(text)), -EOPNOTSUPP);
+	assert_false(file_info(f)->keeps_tags);
+	assert_int_equal(file_resize(f, 16 * MiB), -ENOSPC);
 	assert_int_equal(file_resize(f, 0), 0);
 	assert_int_equal(file_info(f)->size, 8 * MiB);
 	refused(p, path, 0, 0, -EBUSY, "cannot open /dev/", "--ro");
 	file_close(f);
 	free(a);
 	free(b);
+}
+
+/* It has no serial number: who knows what is there after a loss? */
+static void a_lost_device_stays_lost(struct file *f)
+{
+	struct file_status now;
+
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_false(now.read_only || now.unlinked);
+	assert_true(now.allocated == UINT64_MAX && now.available == UINT64_MAX);
+	file_note_error(f, -ENODEV);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(file_probe(f, &now), -ENODEV);
+}
+
+static void a_device_changes(void **state)
+{
+	struct place *p = *state;
+	struct file_status now;
+	struct device dev;
+	struct file *f;
+	int read_only = 1;
+
+	if (!device_create(&dev, p))
+		skip();
+	assert_int_equal(try_open(p, &f, dev.path, 0, 0), 0);
+	assert_int_equal(truncate(dev.backing, 12 * MiB), 0);
+	assert_int_equal(ioctl(dev.fd, LOOP_SET_CAPACITY), 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_int_equal(now.size, 12 * MiB);
+	assert_int_equal(file_resize(f, 0), 0);
+	assert_int_equal(file_info(f)->size, 12 * MiB);
+	assert_int_equal(ioctl(dev.fd, BLKROSET, &read_only), 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_true(now.read_only);
+	read_only = 0;
+	assert_int_equal(ioctl(dev.fd, BLKROSET, &read_only), 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_false(now.read_only);
+	a_lost_device_stays_lost(f);
+	file_close(f);
+	device_destroy(&dev);
 }
 
 static void a_block_device_works(void **state)
@@ -432,9 +586,14 @@ int main(void)
 		TEST(a_file_in_memory_is_known_as_such),
 		TEST(a_file_can_be_resized),
 		TEST(a_file_never_shrinks),
+		TEST(a_file_tells_how_it_is),
+		TEST(refusals_are_remembered_until_they_end),
+		TEST(a_lost_file_comes_back),
+		TEST(what_turns_and_how_large),
 		TEST(tags_are_kept_with_the_file),
 		TEST(a_copy_has_another_fingerprint),
 		TEST(a_block_device_works),
+		TEST(a_device_changes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -386,9 +386,12 @@ static void failed_fua_is_latched(void **state)
 
 static void expect_latched(struct store *s, bool latched)
 {
+	struct store_status now;
 	uint8_t data[512] = {7};
 
 	flush_err = 0;
+	assert_int_equal(store_probe(s, &now), 0);
+	assert_int_equal(now.flush_failed, latched);
 	assert_int_equal(rig_io(&rig, s, 1, IO_WRITE, 0, 0, 512, data), latched ? -EIO : 0);
 	assert_int_equal(rig_io(&rig, s, 0, IO_FLUSH, 0, 0, 0, NULL), latched ? -EIO : 0);
 }
