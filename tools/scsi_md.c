@@ -8,6 +8,7 @@
  */
 #include "scsi/impl.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -92,6 +93,48 @@ static void write_commands(FILE *f)
 		write_command(f, &list.rows[i]);
 }
 
+/* ---- Mode and log pages ---- */
+
+static void write_code(FILE *f, const struct page_info *page)
+{
+	fprintf(f, "| %02X", page->code);
+	if (page->subpage != 0)
+		fprintf(f, "/%02X", page->subpage);
+	fprintf(f, " | %s |", page->name);
+}
+
+static void write_mode_pages(FILE *f)
+{
+	struct page_info page;
+
+	fprintf(f, "| page | name | changeable |\n|---|---|---|\n");
+	for (unsigned i = 0; page = mode_page_info(i), page.name != NULL; i++) {
+		const char *comma = " ";
+
+		write_code(f, &page);
+		for (unsigned bit = 0; bit < MODE_NBITS; bit++) {
+			if (!(page.changes >> bit & 1))
+				continue;
+			fputs(comma, f);
+			for (const char *c = mode_bit_name(bit); *c != 0; c++)
+				fputc(toupper((unsigned char)*c), f);
+			comma = ", ";
+		}
+		fprintf(f, " |\n");
+	}
+}
+
+static void write_log_pages(FILE *f)
+{
+	struct page_info page;
+
+	fprintf(f, "| page | name |\n|---|---|\n");
+	for (unsigned i = 0; page = log_page_info(i), page.name != NULL; i++) {
+		write_code(f, &page);
+		fprintf(f, "\n");
+	}
+}
+
 /* ---- Sense ---- */
 
 static const struct sense_row {
@@ -125,9 +168,11 @@ static void write_attentions(FILE *f)
 {
 	fprintf(f, "| ASC/ASCQ | unit attention |\n|---|---|\n");
 	for (unsigned ua = 0; ua < UA_COUNT; ua++) {
-		struct scsi_itl itl = {0};
+		struct nexus nexus = {0};
+		struct scsi_itl itl = {.nexus = &nexus};
 		enum sense sense;
 
+		list_init(&nexus.itls);
 		ua_add(&itl, ua);
 		CHECK(ua_take(&itl, &sense));
 		fprintf(f, "| %02X/%02X | %s |\n", sense_rows[sense].asc, sense_rows[sense].ascq,
@@ -141,8 +186,8 @@ static const struct table {
 	const char *name;
 	void (*write)(FILE *f);
 } tables[] = {
-	{"commands", write_commands},
-	{"sense", write_sense},
+	{"commands", write_commands},          {"mode pages", write_mode_pages},
+	{"log pages", write_log_pages},        {"sense", write_sense},
 	{"unit attentions", write_attentions},
 };
 

@@ -502,6 +502,17 @@ uint8_t inquiry_peripheral(const struct scsi_task *task);
 /* INQUIRY with EVPD=1: false when the page does not exist. `task->itl` may be NULL. */
 bool vpd_write(const struct scsi_task *task, uint8_t page, struct writer *w);
 
+/* For docs/scsi.md: the i-th page; its name is NULL past the last one. */
+struct page_info {
+	uint8_t code, subpage;
+	const char *name;
+	uint32_t changes; /* bits 1 << enum mode_bit: what a client can change in it */
+};
+struct page_info mode_page_info(unsigned i);
+struct page_info log_page_info(unsigned i);
+/* "wce" */
+const char *mode_bit_name(enum mode_bit bit);
+
 enum mode_control { MODE_CURRENT, MODE_CHANGEABLE, MODE_DEFAULT, MODE_SAVED };
 /* Appends the pages asked for; page 3Fh, subpage FFh: all. Sets the sense when there are none. */
 void mode_write_pages(struct scsi_task *task, enum mode_control control, struct writer *w);

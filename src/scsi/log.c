@@ -34,6 +34,7 @@ struct log_page {
 	uint8_t first_counter, ncounters; /* what can be reset; without any, PC means nothing */
 	bool (*exists)(const struct scsi_lu *lu); /* NULL: always */
 	void (*write)(struct log_reply *r);
+	const char *name;
 };
 
 /* ---- Parameters ---- */
@@ -173,17 +174,24 @@ static void write_exceptions(struct log_reply *r)
 /* ---- The table ---- */
 
 static const struct log_page pages[] = {
-	{0x00, 0x00, 0, 0, NULL, write_supported},
-	{0x00, 0xff, 0, 0, NULL, write_supported_subpages},
-	{0x02, 0x00, COUNT_WRITE_BYTES, 2, NULL, write_errors},
-	{0x03, 0x00, COUNT_READ_BYTES, 2, NULL, write_errors},
-	{0x05, 0x00, COUNT_VERIFY_BYTES, 2, NULL, write_errors},
-	{0x0c, 0x00, 0, 0, has_space, write_space},
-	{0x10, 0x00, 0, 0, NULL, write_self_tests},
-	{0x19, 0x00, COUNT_READ_COMMANDS, LU_COUNTERS - COUNT_READ_COMMANDS, NULL,
-	 write_statistics},
-	{0x2f, 0x00, 0, 0, NULL, write_exceptions},
+	{0x00, 0x00, 0, 0, NULL, write_supported, "Supported Log Pages"},
+	{0x00, 0xff, 0, 0, NULL, write_supported_subpages, "Supported Log Pages and Subpages"},
+	{0x02, 0x00, COUNT_WRITE_BYTES, 2, NULL, write_errors, "Write Error Counter"},
+	{0x03, 0x00, COUNT_READ_BYTES, 2, NULL, write_errors, "Read Error Counter"},
+	{0x05, 0x00, COUNT_VERIFY_BYTES, 2, NULL, write_errors, "Verify Error Counter"},
+	{0x0c, 0x00, 0, 0, has_space, write_space, "Logical Block Provisioning"},
+	{0x10, 0x00, 0, 0, NULL, write_self_tests, "Self-Test Results"},
+	{0x19, 0x00, COUNT_READ_COMMANDS, LU_COUNTERS - COUNT_READ_COMMANDS, NULL, write_statistics,
+	 "General Statistics and Performance"},
+	{0x2f, 0x00, 0, 0, NULL, write_exceptions, "Informational Exceptions"},
 };
+
+struct page_info log_page_info(unsigned i)
+{
+	if (i >= ARRAY_LEN(pages))
+		return (struct page_info){0};
+	return (struct page_info){pages[i].code, pages[i].subpage, pages[i].name};
+}
 
 static bool exists(const struct log_page *page, const struct scsi_lu *lu)
 {

@@ -32,6 +32,7 @@ struct mode_page {
 	uint8_t len; /* with its header */
 	uint8_t nfields;
 	const struct mode_field *fields;
+	const char *name;
 };
 
 /* ---- The pages ---- */
@@ -111,10 +112,27 @@ static const struct mode_field exceptions[] = {
 
 /* Ascending by code and subpage. */
 static const struct mode_page pages[] = {
-	{0x01, 0x00, 12, FIELDS(recovery)}, {0x08, 0x00, 20, FIELDS(caching)},
-	{0x0a, 0x00, 12, FIELDS(control)},  {0x0a, 0x01, 32, FIELDS(control_extension)},
-	{0x1a, 0x00, 40, FIELDS(power)},    {0x1c, 0x00, 12, FIELDS(exceptions)},
+	{0x01, 0x00, 12, FIELDS(recovery), "Read-Write Error Recovery"},
+	{0x08, 0x00, 20, FIELDS(caching), "Caching"},
+	{0x0a, 0x00, 12, FIELDS(control), "Control"},
+	{0x0a, 0x01, 32, FIELDS(control_extension), "Control Extension"},
+	{0x1a, 0x00, 40, FIELDS(power), "Power Condition"},
+	{0x1c, 0x00, 12, FIELDS(exceptions), "Informational Exceptions Control"},
 };
+
+struct page_info mode_page_info(unsigned i)
+{
+	struct page_info info = {0};
+
+	if (i >= ARRAY_LEN(pages))
+		return info;
+	info = (struct page_info){pages[i].code, pages[i].subpage, pages[i].name};
+	for (unsigned f = 0; f < pages[i].nfields; f++) {
+		if (pages[i].fields[f].changes != 0)
+			info.changes |= 1u << (pages[i].fields[f].changes - 1u);
+	}
+	return info;
+}
 
 uint64_t lu_self_test_seconds(const struct unit_view *view)
 {
@@ -379,6 +397,11 @@ static const char *const bit_names[MODE_NBITS] = {
 	[MODE_SWP] = "swp",
 	[MODE_D_SENSE] = "d_sense",
 };
+
+const char *mode_bit_name(enum mode_bit bit)
+{
+	return bit_names[bit];
+}
 
 int mode_keep(const struct scsi_lu *lu, uint32_t bits)
 {
