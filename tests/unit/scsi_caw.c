@@ -365,6 +365,47 @@ static void aborts_give_the_lock_back(void **state)
 	down();
 }
 
+static struct fx_task *write_new(uint64_t lba, uint8_t byte)
+{
+	struct fx_task *ft = fx_rw(&nexus, 0x8a, lba, 1);
+
+	memset(ft->data, byte, bs);
+	fx_expect_out(ft, bs);
+	return ft;
+}
+
+/* While its read hangs, a write to its last block waits, and one behind that does not. */
+static void the_lock_covers_every_block(void **state)
+{
+	static uint8_t zeros[255 * 512], ones[255 * 512];
+	struct fx_task *ft, *inside, *outside;
+
+	memset(ones, 1, sizeof(ones));
+	up("fault:rule=read;hang;count=1:ram:8M", 512);
+	ft = caw_new(0, 255, zeros, ones);
+	fx_submit(&fx, ft);
+	while (range_lock_use(unit_bdev(fx.units[0])).held != 1)
+		fx_settle(&fx);
+	inside = write_new(254, 7);
+	outside = write_new(256, 8);
+	fx_submit(&fx, inside);
+	fx_run(&fx, outside);
+	fx_good(outside);
+	fx_settle(&fx);
+	assert_false(ft->finished || inside->finished);
+	store_fault_release(fx.stores[0]);
+	fx_finish_wait(ft);
+	fx_finish_wait(inside);
+	fx_good(ft);
+	fx_good(inside);
+	expect_disk(254, inside->data, 1);
+	expect_disk(0, ones, 254);
+	fx_task_free(ft);
+	fx_task_free(inside);
+	fx_task_free(outside);
+	down();
+}
+
 /* ---- Counting on several loops ---- */
 
 #define LOOPS  4
@@ -662,6 +703,7 @@ int main(void)
 		cmocka_unit_test(nothing_happens_when_data_do_not_come),
 		cmocka_unit_test(fua_is_durable),
 		cmocka_unit_test(aborts_give_the_lock_back),
+		cmocka_unit_test(the_lock_covers_every_block),
 		cmocka_unit_test(nobody_counts_twice),
 		cmocka_unit_test(plain_writes_come_before_or_after),
 		cmocka_unit_test(over_a_file),

@@ -80,6 +80,9 @@ static void capacities(void **state)
 	up("null:2T", 512);
 	expect_capacity(UINT32_MAX, 512, 0);
 	down();
+	up("null:3T", 512);
+	expect_capacity((UINT64_C(3) << 40 >> 9) - 1, 512, 0);
+	down();
 	up("null:8E", 4096);
 	expect_capacity((UINT64_C(8) << 60 >> 12) - 1, 4096, 0);
 	down();

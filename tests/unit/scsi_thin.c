@@ -448,6 +448,9 @@ static void same_and_read(void)
 	memset(block, 0, bs);
 	block[0] = 1;
 	same_good(0x41, 0, (struct range){nblocks / 4 + 90, 9}, block, model);
+	/* All the same, and no zeros. */
+	memset(block, 0x55, bs);
+	same_good(0x93, 0, (struct range){nblocks / 4 + 120, 9}, block, model);
 	assert_int_equal(ops(IO_ZERO), 4);
 	expect_disk(0, model, nblocks);
 	free(model);
@@ -762,6 +765,36 @@ static void mapped_and_deallocated(void **state)
 	on_disks_that_tell_extents(holes_and_data);
 }
 
+/* Zeros with and without UNMAP, on a file system that knows no other way than to write them. */
+static void zeros_keep_their_space_unless_told(void **state)
+{
+	const uint32_t chunk = 64 * KiB / 512, all = DISK_BYTES / 512;
+	uint8_t *data;
+	struct fx_task *ft;
+
+	if (access("/dev/shm", W_OK) != 0)
+		skip();
+	data = malloc(64 * KiB * 3);
+	fill(data, 64 * KiB * 3, 1);
+	up(file_in("/dev/shm"), 512);
+	unlink(file_spec);
+	write_disk(0, data, 3 * chunk);
+	ft = same(0x93, NDOB, 0, chunk, NULL, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	ft = same(0x93, NDOB | UNMAP, chunk, chunk, NULL, 0);
+	fx_good(ft);
+	fx_task_free(ft);
+	expect_status(0,
+		      (const struct extent_row[]){{0, chunk, 0},
+						  {chunk, chunk, 1},
+						  {2 * chunk, chunk, 0},
+						  {3 * chunk, all - 3 * chunk, 1}},
+		      4);
+	free(data);
+	down();
+}
+
 static void a_list_of_extents_ends_somewhere(void **state)
 {
 	const uint32_t chunk = 64 * KiB / 512;
@@ -982,6 +1015,7 @@ int main(void)
 		cmocka_unit_test(an_error_tells_where),
 		cmocka_unit_test(write_protected),
 		cmocka_unit_test(mapped_and_deallocated),
+		cmocka_unit_test(zeros_keep_their_space_unless_told),
 		cmocka_unit_test(a_list_of_extents_ends_somewhere),
 		cmocka_unit_test(allocation_lengths_of_lba_status),
 		cmocka_unit_test(lba_status_behind_the_end),
