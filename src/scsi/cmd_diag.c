@@ -1,5 +1,5 @@
 /*
- * Diagnostics: SEND DIAGNOSTIC and RECEIVE DIAGNOSTIC RESULTS (SPC-4 6.43, 6.28), READ DEFECT DATA
+ * Diagnostics: SEND DIAGNOSTIC and RECEIVE DIAGNOSTIC RESULTS (SPC-4 6.42, 6.28), READ DEFECT DATA
  * (SBC-3 5.17, 5.18). What a self-test does is in selftest.c.
  */
 #include "scsi/job.h"

@@ -1,5 +1,5 @@
 /*
- * FORMAT UNIT and SANITIZE (SBC-3 5.3; SBC-4 5.30): the commands that make a whole disk new. Here is
+ * FORMAT UNIT and SANITIZE (SBC-3 5.3; SBC-4 5.24): the commands that make a whole disk new. Here is
  * what they say; job.c does it.
  */
 #include "scsi/job.h"
@@ -135,7 +135,7 @@ static void sanitize(struct scsi_task *task, struct job_request *req)
 	job_request_submit(req, wait_for(task->cdb[1] & SANITIZE_IMMED));
 }
 
-/* SBC-4 5.30.2.2. `p` has `len` bytes, more than the header. */
+/* SBC-4 5.24.2. `p` has `len` bytes, more than the header. */
 static bool check_overwrite(struct scsi_task *task, const uint8_t *p, uint32_t len)
 {
 	const uint16_t pattern_len = load_be16(p + 2);
@@ -224,7 +224,7 @@ static int keep_exit(struct unit_op *op, const struct unit_view *next)
 	return job_keep(op_task(op)->itl->lu, WORK_NONE, NULL);
 }
 
-/* Only a failed SANITIZE can be left, and only one that had AUSE (SBC-4 5.30.5); where there is none,
+/* Only a failed SANITIZE can be left, and only one that had AUSE (SBC-4 5.24); where there is none,
  * nothing is to be done. */
 void cmd_sanitize_exit_failure_mode(struct scsi_task *task)
 {

@@ -1,22 +1,17 @@
 /*
  * Work on a whole disk: FORMAT UNIT and SANITIZE, which have it to themselves, and self-tests. One at
  * a time a logical unit, in the background of commands, on one loop (the unit's steward's), with an
- * attachment and a task of its own, so that it outlives the nexus that asked for it.
+ * attachment and a task of its own, so that it outlives the nexus that asked for it (jobask.c).
  *
- *   task's loop                        job's loop
+ *   IDLE --job_run--> ATTACHING --> RUNNING <-----------------------.
+ *                                     |  nothing is in flight        |
+ *                                 FLUSHING --- the next pass ------->|
+ *                                     |  over, position, stop        |
+ *                                 PUBLISHING --- position kept ------'
+ *                                     |  the view without it, or failed
+ *   IDLE <-------- quit --------------'
  *
- *   job_request_submit
- *     QUIESCE: nothing of others is in the store any more; `claim` puts the work into the unit's
- *     view, and keeps it with the disk before anybody sees that or a block is changed
- *     -- arrived ------------------->  IDLE -> ATTACHING -> RUNNING <----------------.
- *   answered <--- JOB_WAIT_BEGUN ----                         | nothing is in flight  |
- *                                                         FLUSHING  (pass, position, stop)
- *                                                             |                       |
- *                                                        PUBLISHING --- position kept-'
- *   answered <--- JOB_WAIT_ENDED ----  IDLE <-- detached <----'  the view without it, or failed
- *
- * A self-test in the background, or the default one, shares the disk: it makes no QUIESCE and
- * publishes nothing. What has the disk to itself ends such a test first.
+ * A self-test in the background, or the default one, shares the disk and publishes nothing.
  *
  * The first error of the store ends FORMAT UNIT and SANITIZE: they have failed then, which is
  * published, and kept if the disk still takes that. If it does not, it says that they are under way,
@@ -27,7 +22,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define QUIESCE_NS    UINT64_C(10000000000) /* for the I/O of others; then BUSY */
 #define CHECKPOINT_NS UINT64_C(10000000000) /* how often the position is kept */
 #define RETRY_NS      UINT64_C(1000000000)
 #define PATTERN_BYTES LOOP_BUF_MAX
@@ -40,7 +34,7 @@ static const struct job_type {
 	enum lu_work running, failed;
 } types[] = {
 	[JOB_FORMAT] = {IO_ZERO, IO_MAY_UNMAP, 8 * MiB, JOB_IOS, WORK_FORMAT, WORK_FORMAT_FAILED},
-	[JOB_OVERWRITE] = {IO_WRITE, 0, (uint64_t)JOB_IOV *PATTERN_BYTES, JOB_IOS, WORK_SANITIZE,
+	[JOB_OVERWRITE] = {IO_WRITE, 0, PATTERN_BYTES, JOB_IOS, WORK_SANITIZE,
 			   WORK_SANITIZE_FAILED},
 	[JOB_BLOCK_ERASE] = {IO_ZERO, IO_MAY_UNMAP, 8 * MiB, JOB_IOS, WORK_SANITIZE,
 			     WORK_SANITIZE_FAILED},
@@ -52,238 +46,10 @@ static const struct job_type *type_of(const struct job_work *work)
 	return &types[work->kind];
 }
 
-static bool is_test(const struct job_work *work)
+enum lu_work job_running_state(const struct job_work *work)
 {
-	return work->kind == JOB_SELF_TEST;
+	return type_of(work)->running;
 }
-
-/* Nobody else's I/O passes meanwhile. */
-static bool is_exclusive(const struct job_work *work)
-{
-	return is_test(work) ? test_is_exclusive(work) : work->kind != JOB_NOTHING;
-}
-
-/* ---- Requests: on the task's loop ---- */
-
-struct job_request *job_request_new(struct scsi_task *task)
-{
-	struct job_request *req = calloc(1, sizeof(*req));
-
-	if (req == NULL) {
-		task_errno(task, -ENOMEM, IO_FLUSH, 0);
-		scsi_task_end(task);
-		return NULL;
-	}
-	req->job = task->itl->lu->job;
-	req->loop = task->nexus->loop;
-	req->task = task;
-	return req;
-}
-
-/* Why the work was not begun, or failed. What the view says of the unit goes first. */
-static void tell(struct scsi_task *task, const struct job_request *req)
-{
-	struct sense_data sense;
-
-	switch (req->answer) {
-	case JOB_DONE:
-		return;
-	case JOB_NO_TEST:
-		task_bad_field(task, 1, 7);
-		return;
-	case JOB_RESTRICTED:
-		task_bad_field(task, 1, 5);
-		return;
-	case JOB_ERROR:
-		task_errno(task, req->err, IO_FLUSH, 0);
-		return;
-	case JOB_FAILED:
-		if (is_test(&req->work))
-			scsi_task_sense(task, SENSE_SELF_TEST_FAILED);
-		break;
-	case JOB_TESTING:
-		if (job_test_sense(task->itl->lu, &sense))
-			task_sense_data(task, &sense);
-		break;
-	case JOB_BUSY:
-		break;
-	}
-	if (!scsi_task_stopped(task) && job_sense(task->itl->lu, itl_view(task->itl), &sense))
-		task_sense_data(task, &sense);
-	if (!scsi_task_stopped(task) && scsi_task_check(task))
-		task->status = SCSI_BUSY;
-}
-
-static void answered(struct loop_msg *msg)
-{
-	struct job_request *req = container_of(msg, struct job_request, msg);
-	struct scsi_task *task = req->task;
-
-	task->stage = TASK_RUNNING;
-	tell(task, req);
-	free(req);
-	scsi_task_end(task);
-}
-
-/* From the job's loop. */
-static void answer(struct job_request *req, enum job_answer answer)
-{
-	struct lu_job *job = req->job;
-	bool awaited;
-
-	pthread_mutex_lock(&job->lock);
-	awaited = req->task != NULL;
-	list_remove(&req->link);
-	pthread_mutex_unlock(&job->lock);
-	if (!awaited) {
-		free(req);
-		return;
-	}
-	req->answer = answer;
-	req->msg.run = answered;
-	loop_post(req->loop, &req->msg);
-}
-
-/* false: the answer is on its way, and ends the task. */
-static bool forget_task(struct lu_job *job, struct scsi_task *task)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&job->lock);
-	list_for_each_safe (pos, &job->requests) {
-		struct job_request *req = list_entry(pos, struct job_request, link);
-
-		if (req->task != task)
-			continue;
-		req->task = NULL;
-		found = true;
-	}
-	pthread_mutex_unlock(&job->lock);
-	return found;
-}
-
-void job_let_go(struct scsi_task *task)
-{
-	if (forget_task(task->itl->lu->job, task))
-		scsi_task_end(task);
-}
-
-static void arrived(struct loop_msg *msg);
-
-static void hand_over(struct job_request *req)
-{
-	req->msg.run = arrived;
-	loop_post(req->job->loop, &req->msg);
-}
-
-static struct job_request *op_request(struct unit_op *op)
-{
-	return container_of(op, struct job_request, op);
-}
-
-/* May it begin, as things are now? -EAGAIN: the checks of the task would stop it. -EPERM: a failed
- * SANITIZE was not to be left by a less strict one (SBC-4 4.11.1). -EALREADY: a self-test runs. */
-static int may_claim(const struct job_request *req, const struct unit_view *view)
-{
-	const struct lu_state *state = lu_state_of(view);
-	const unsigned stops =
-		UNIT_MISSING | UNIT_STOPPED |
-		(is_test(&req->work) ? 0u : (unsigned)UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED);
-
-	if (req->job->stopping || (view->holder != 0 && view->holder != req->op.nexus_id) ||
-	    (view->flags & stops) || req->job->claimed ||
-	    (req->job->state != JOB_IDLE && !is_test(&req->job->work)))
-		return -EAGAIN;
-	if (is_test(&req->work) && req->job->state != JOB_IDLE)
-		return -EALREADY;
-	switch (state->work) {
-	case WORK_NONE:
-		return 0;
-	case WORK_FORMAT_FAILED:
-		return is_test(&req->work) ? -EAGAIN : 0;
-	case WORK_SANITIZE_FAILED:
-		if (type_of(&req->work)->running != WORK_SANITIZE)
-			return -EAGAIN;
-		return !state->work_may_exit && req->work.may_exit ? -EPERM : 0;
-	default:
-		return -EAGAIN;
-	}
-}
-
-/* On the steward's loop, which is the job's. */
-static int claim(struct unit_op *op, struct unit_view *next)
-{
-	struct job_request *req = op_request(op);
-	const int err = may_claim(req, next);
-
-	if (err != 0)
-		return err;
-	req->claimed = req->job->claimed = true;
-	atomic_store(&req->job->progress, 0);
-	req->had_failed = lu_state_of(next)->work != WORK_NONE;
-	next->flags |= UNIT_REWRITING;
-	lu_state_edit(next)->work = low_u8(type_of(&req->work)->running);
-	lu_state_edit(next)->work_may_exit = req->work.may_exit;
-	return 0;
-}
-
-static int keep_claim(struct unit_op *op, const struct unit_view *next)
-{
-	const struct job_request *req = op_request(op);
-	const int err = job_keep(req->job->lu, lu_state_of(next)->work, &req->work);
-
-	/* It may be there all the same, and nothing of the kind shall begin after a restart. */
-	if (err != 0 && !req->had_failed)
-		job_keep(req->job->lu, WORK_NONE, &req->work);
-	return err;
-}
-
-static void claim_done(struct unit_op *op, int err)
-{
-	struct job_request *req = op_request(op);
-	struct scsi_task *task = req->task;
-
-	req->err = err;
-	task->stage = TASK_IN_JOB;
-	/* It was aborted after the point of no return, or never began. */
-	if (task->unit_task.aborted)
-		job_let_go(task);
-	hand_over(req);
-}
-
-static void submit_claim(struct job_request *req, struct scsi_task *task)
-{
-	req->op = (struct unit_op){
-		.unit = task->itl->lu->unit,
-		.loop = req->loop,
-		.nexus_id = task->nexus->id,
-		.task = &task->unit_task,
-		.edit = claim,
-		.keep = is_test(&req->work) ? NULL : keep_claim,
-		.timeout_ns = QUIESCE_NS,
-		.done = claim_done,
-	};
-	task->stage = TASK_IN_OP;
-	unit_quiesce(&req->op);
-}
-
-void job_request_submit(struct job_request *req, enum job_wait wait)
-{
-	struct scsi_task *task = req->task;
-
-	req->wait = wait;
-	pthread_mutex_lock(&req->job->lock);
-	list_push_back(&req->job->requests, &req->link);
-	pthread_mutex_unlock(&req->job->lock);
-	if (is_exclusive(&req->work)) {
-		submit_claim(req, task);
-	} else {
-		task->stage = TASK_IN_JOB;
-		hand_over(req);
-	}
-}
-
-/* ---- The work, from here on on the job's loop ---- */
 
 static void step(struct lu_job *job);
 static void publish(struct lu_job *job);
@@ -311,7 +77,7 @@ static void fail(struct lu_job *job)
 }
 
 /* A self-test ends early. */
-static void end_test(struct lu_job *job, unsigned result)
+void job_end_test(struct lu_job *job, unsigned result)
 {
 	if (job->turn >= TURN_STOP)
 		return;
@@ -330,7 +96,7 @@ static void show_progress(struct lu_job *job, uint64_t size)
 	atomic_store_explicit(&job->progress, (unsigned)(all * 65535), memory_order_relaxed);
 }
 
-/* The pattern begins anew with each block. The last pass is not inverted (SBC-4 5.30.2.2). */
+/* The pattern begins anew with each block. The last pass is not inverted (SBC-4 5.24.2). */
 static void fill_pattern(struct lu_job *job)
 {
 	const struct job_work *work = &job->work;
@@ -362,6 +128,24 @@ static struct job_io *free_io(struct lu_job *job)
 	return NULL;
 }
 
+static void step_message(struct loop_msg *msg)
+{
+	struct lu_job *job = container_of(msg, struct lu_job, step_msg);
+
+	job->stepping = false;
+	step(job);
+}
+
+/* In the next turn of the loop: a store that ends its I/O at once would have the loop to itself. */
+static void step_later(struct lu_job *job)
+{
+	if (job->stepping)
+		return;
+	job->stepping = true;
+	job->step_msg.run = step_message;
+	loop_post(job->loop, &job->step_msg);
+}
+
 static void io_done(struct unit_io *uio)
 {
 	struct job_io *io = container_of(uio, struct job_io, uio);
@@ -373,26 +157,12 @@ static void io_done(struct unit_io *uio)
 	job->nbusy--;
 	if (err == -ECANCELED)
 		job->work.off = min_u64(job->work.off, uio->io.off);
-	else if (err == 0 && is_test(&job->work))
+	else if (err == 0 && job_is_test(&job->work))
 		pause_ns = test_pause_ns(job, io->started_ns);
-	else if (err != 0 && (!is_test(&job->work) || test_read_failed(job, &uio->io)))
+	else if (err != 0 && (!job_is_test(&job->work) || test_read_failed(job, &uio->io)))
 		fail(job);
 	if (pause_ns == 0 || loop_timer_start(&job->timer, pause_ns) != 0)
-		step(job);
-}
-
-/* All pieces of a write are the same bytes. */
-static void set_iov(struct lu_job *job, struct job_io *io, uint64_t len)
-{
-	struct io *i = &io->uio.io;
-
-	i->iov = io->iov;
-	i->niov = 0;
-	if (i->op == IO_ZERO)
-		return;
-	for (uint64_t left = len; left != 0; left -= io->iov[i->niov++].iov_len)
-		io->iov[i->niov] = (struct iovec){.iov_base = job->buf->data,
-						  .iov_len = min_u64(left, LOOP_BUF_MAX)};
+		step_later(job);
 }
 
 static void submit(struct lu_job *job, struct job_io *io)
@@ -412,15 +182,17 @@ static void begin_io(struct lu_job *job, struct job_io *io)
 	const struct job_type *type = type_of(&job->work);
 	const uint64_t size = size_of(job), left = size - job->work.off;
 	const uint64_t len =
-		is_test(&job->work) ? test_read_len(job, size) : min_u64(type->bytes, left);
+		job_is_test(&job->work) ? test_read_len(job, size) : min_u64(type->bytes, left);
 
 	io->uio.io.op = type->op;
 	io->uio.io.flags = type->flags;
 	io->uio.io.off = job->work.off;
 	io->uio.io.len = len;
 	io->uio.done = io_done;
-	set_iov(job, io, len);
-	if (is_test(&job->work))
+	io->iov = (struct iovec){.iov_base = job->buf->data, .iov_len = len};
+	io->uio.io.iov = &io->iov;
+	io->uio.io.niov = type->op == IO_ZERO ? 0 : 1;
+	if (job_is_test(&job->work))
 		test_advance(job, len, size);
 	else
 		job->work.off += len;
@@ -442,8 +214,8 @@ static void flush(struct lu_job *job)
 	submit(job, io);
 }
 
-/* An ABORT of everything at the unit (a reset) does not end FORMAT UNIT or SANITIZE (SBC-4 4.11.2):
- * what it called back is done once more, by a new task. A self-test ends (SPC-4 5.13.4). */
+/* An ABORT of everything at the unit (a reset) does not end FORMAT UNIT or SANITIZE (SBC-4 4.11):
+ * what it called back is done once more, by a new task. A self-test ends (SPC-4, self-tests). */
 static void aborted(struct unit_task *task)
 {
 	struct lu_job *job = container_of(task, struct lu_job, task);
@@ -461,8 +233,8 @@ static void aborted(struct unit_task *task)
 		else
 			job->work.off = min_u64(job->work.off, io->uio.io.off);
 	}
-	if (is_test(&job->work))
-		end_test(job, TEST_ENDED_OTHERWISE);
+	if (job_is_test(&job->work))
+		job_end_test(job, TEST_ENDED_OTHERWISE);
 	else
 		step(job);
 }
@@ -491,7 +263,7 @@ static bool is_abandoned(struct lu_job *job)
 
 static void look_around(struct lu_job *job)
 {
-	const bool test = is_test(&job->work);
+	const bool test = job_is_test(&job->work);
 
 	if (job->stopping || (test && is_abandoned(job))) {
 		if (test && job->turn < TURN_STOP)
@@ -506,7 +278,7 @@ static void look_around(struct lu_job *job)
 static void turn(struct lu_job *job)
 {
 	loop_timer_stop(&job->timer);
-	if (is_test(&job->work) || job->turn == TURN_FAIL)
+	if (job_is_test(&job->work) || job->turn == TURN_FAIL)
 		publish(job);
 	else
 		flush(job);
@@ -564,7 +336,7 @@ static void flushed(struct unit_io *uio)
 /* The work is over: for good, or with a failure that stays. */
 static bool is_over(const struct lu_job *job)
 {
-	return is_test(&job->work) || job->turn == TURN_NONE || job->turn == TURN_FAIL;
+	return job_is_test(&job->work) || job->turn == TURN_NONE || job->turn == TURN_FAIL;
 }
 
 static enum lu_work state_after(const struct lu_job *job)
@@ -625,9 +397,9 @@ static void published(struct unit_op *op, int err)
 static void publish(struct lu_job *job)
 {
 	job->state = JOB_PUBLISHING;
-	if (is_test(&job->work))
+	if (job_is_test(&job->work))
 		test_end(job);
-	if (!is_exclusive(&job->work)) {
+	if (!job_is_exclusive(&job->work)) {
 		quit(job);
 		return;
 	}
@@ -635,7 +407,7 @@ static void publish(struct lu_job *job)
 		.unit = job->lu->unit,
 		.loop = job->loop,
 		.edit = edit_state,
-		.keep = is_test(&job->work) ? NULL : keep_state,
+		.keep = job_is_test(&job->work) ? NULL : keep_state,
 		.done = published,
 	};
 	unit_publish(&job->op);
@@ -676,7 +448,7 @@ static void changed(struct unit_attach *a, unsigned changes, uint64_t origin)
 {
 }
 
-static void run(struct lu_job *job)
+void job_run(struct lu_job *job)
 {
 	job->state = JOB_ATTACHING;
 	job->turn = TURN_NONE;
@@ -688,7 +460,7 @@ static void run(struct lu_job *job)
 		.attached = attached,
 		.changed = changed,
 	};
-	if (is_test(&job->work))
+	if (job_is_test(&job->work))
 		test_begin(job);
 	unit_attach(job->lu->unit, &job->attach);
 }
@@ -700,104 +472,13 @@ static void stopped_message(struct loop_msg *msg)
 	job->stopped(job->stopped_arg);
 }
 
-static void stop_if_idle(struct lu_job *job)
+void job_stop_if_idle(struct lu_job *job)
 {
 	if (!job->stopping || job->state != JOB_IDLE || job->claimed || job->stop_loop == NULL)
 		return;
 	job->stopped_msg.run = stopped_message;
 	loop_post(job->stop_loop, &job->stopped_msg);
 	job->stop_loop = NULL;
-}
-
-static void begin(struct lu_job *job, struct job_request *req)
-{
-	job->work = req->work;
-	job->waiter = NULL;
-	job->claimed = false;
-	if (req->wait == JOB_WAIT_ENDED)
-		job->waiter = req;
-	run(job);
-	if (job->waiter == NULL)
-		answer(req, JOB_DONE);
-}
-
-static enum job_answer answer_of(int err)
-{
-	switch (err) {
-	case -EAGAIN:
-		return JOB_BUSY;
-	case -EPERM:
-		return JOB_RESTRICTED;
-	case -EALREADY:
-		return JOB_TESTING;
-	default:
-		return JOB_ERROR;
-	}
-}
-
-/* SPC-4 5.13.4.3: a command that needs the disk to itself ends a self-test in the background. */
-static void end_test_for(struct lu_job *job, struct job_request *req, unsigned result)
-{
-	list_push_back(&job->deferred, &req->next);
-	req->deferred = true;
-	end_test(job, result);
-}
-
-static bool is_background(const struct lu_job *job)
-{
-	return job->state != JOB_IDLE && is_test(&job->work) &&
-	       (job->work.code == TEST_BACKGROUND_SHORT ||
-		job->work.code == TEST_BACKGROUND_EXTENDED);
-}
-
-/* What nobody claimed does not come between, nor when all ends. */
-static bool may_begin(const struct lu_job *job, const struct job_request *req)
-{
-	return job->state == JOB_IDLE &&
-	       (req->claimed || (!job->claimed && !job->left && !job->stopping));
-}
-
-static void take(struct lu_job *job, struct job_request *req)
-{
-	const bool testing = job->state != JOB_IDLE && is_test(&job->work);
-
-	if (req->err != 0) {
-		/* Claimed, and yet not to be had: it could not be kept. */
-		job->claimed = job->claimed && !req->claimed;
-		answer(req, answer_of(req->err));
-	} else if (req->work.kind == JOB_NOTHING && !req->deferred && is_background(job)) {
-		end_test_for(job, req, TEST_ENDED_BY_COMMAND);
-	} else if (req->work.kind == JOB_NOTHING) {
-		answer(req, req->deferred ? JOB_DONE : JOB_NO_TEST);
-	} else if (testing && req->claimed) {
-		end_test_for(job, req, TEST_ENDED_OTHERWISE);
-	} else if (may_begin(job, req)) {
-		begin(job, req);
-	} else {
-		answer(req, testing ? JOB_TESTING : JOB_BUSY);
-	}
-}
-
-static void arrived(struct loop_msg *msg)
-{
-	struct job_request *req = container_of(msg, struct job_request, msg);
-	struct lu_job *job = req->job;
-
-	take(job, req);
-	stop_if_idle(job);
-}
-
-static void take_deferred(struct lu_job *job)
-{
-	struct list deferred, *pos;
-
-	list_init(&deferred);
-	list_splice_back(&deferred, &job->deferred);
-	while ((pos = list_pop_front(&deferred)) != NULL) {
-		struct job_request *req = list_entry(pos, struct job_request, next);
-
-		arrived(&req->msg);
-	}
 }
 
 static enum job_answer answer_at_end(const struct lu_job *job)
@@ -816,10 +497,10 @@ static void quit(struct lu_job *job)
 	job->left = !is_over(job);
 	job->state = JOB_IDLE;
 	if (job->waiter != NULL)
-		answer(job->waiter, answer_at_end(job));
+		job_answer(job->waiter, answer_at_end(job));
 	job->waiter = NULL;
-	take_deferred(job);
-	stop_if_idle(job);
+	job_take_deferred(job);
+	job_stop_if_idle(job);
 }
 
 /* ---- What others see ---- */
@@ -913,7 +594,7 @@ static void start_arrived(struct loop_msg *msg)
 
 	job->stopping = false;
 	if (job->left && job->state == JOB_IDLE)
-		run(job);
+		job_run(job);
 }
 
 void scsi_lu_start(struct scsi_lu *lu)
@@ -928,7 +609,7 @@ static void stop_arrived(struct loop_msg *msg)
 
 	job->stopping = true;
 	step(job);
-	stop_if_idle(job);
+	job_stop_if_idle(job);
 }
 
 void scsi_lu_stop(struct scsi_lu *lu, struct loop *loop, void (*stopped)(void *arg), void *arg)

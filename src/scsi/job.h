@@ -1,6 +1,6 @@
 /*
- * Work on a whole disk, inside: what its files (job.c runs it, jobtag.c keeps it with the disk,
- * selftest.c knows self-tests) and the commands that begin it share.
+ * Work on a whole disk, inside: what its files (jobask.c takes requests, job.c does it, jobtag.c keeps it
+ * with the disk, selftest.c knows self-tests) and the commands that ask for it share.
  */
 #ifndef SPINDLE_SCSI_JOB_H
 #define SPINDLE_SCSI_JOB_H
@@ -22,7 +22,7 @@ enum job_kind {
 	JOB_SELF_TEST = 4, /* not kept */
 };
 
-/* SELF-TEST CODE (SPC-4 6.43). */
+/* SELF-TEST CODE (SPC-4 6.42). */
 enum self_test_code {
 	TEST_DEFAULT = 0,
 	TEST_BACKGROUND_SHORT = 1,
@@ -80,14 +80,13 @@ struct job_request {
 };
 
 #define JOB_IOS 4
-#define JOB_IOV 4
 
 struct job_io {
 	struct unit_io uio;
 	struct lu_job *job;
 	bool busy;
 	uint64_t started_ns;
-	struct iovec iov[JOB_IOV];
+	struct iovec iov;
 };
 
 enum job_state {
@@ -129,6 +128,8 @@ struct lu_job {
 	struct loop_timer timer; /* until the next read of a background self-test, or attempt */
 	uint64_t checkpoint_ns;  /* when the position was kept */
 	unsigned nbusy;
+	bool stepping; /* the message is under way */
+	struct loop_msg step_msg;
 	struct job_io ios[JOB_IOS];
 	struct loop_buf *buf;
 	/* Of a self-test. */
@@ -143,11 +144,28 @@ struct lu_job {
 	void *stopped_arg;
 };
 
+/* ---- jobask.c ---- */
+
 /* A request for this task, with `work` to be filled in. NULL: there was no memory, the task has
  * ended. */
 struct job_request *job_request_new(struct scsi_task *task);
 /* Hands it over; the task ends when the work has begun or ended. */
 void job_request_submit(struct job_request *req, enum job_wait wait);
+void job_answer(struct job_request *req, enum job_answer answer);
+/* A self-test has ended: who waited for that. */
+void job_take_deferred(struct lu_job *job);
+
+/* ---- job.c: on the job's loop ---- */
+
+/* job->work, from its position on. Nothing runs. */
+void job_run(struct lu_job *job);
+/* A self-test ends early. */
+void job_end_test(struct lu_job *job, unsigned result);
+/* Somebody may be waiting for everything to stop. */
+void job_stop_if_idle(struct lu_job *job);
+/* Of the view, while it has the disk to itself. */
+enum lu_work job_running_state(const struct job_work *work);
+
 /* ---- jobtag.c: kept with the disk ---- */
 
 /* Makes it durable that this is to be done, or has failed; WORK_NONE: that nothing is. Blocking. */
@@ -172,5 +190,16 @@ uint64_t test_pause_ns(const struct lu_job *job, uint64_t started_ns);
 /* SELF-TEST RESULTS of what ends early. */
 enum { TEST_ENDED_BY_COMMAND = 1, TEST_ENDED_OTHERWISE = 2, TEST_UNABLE = 3, TEST_FAILED = 5 };
 void test_end(struct lu_job *job);
+
+static inline bool job_is_test(const struct job_work *work)
+{
+	return work->kind == JOB_SELF_TEST;
+}
+
+/* Nobody else's I/O passes meanwhile. */
+static inline bool job_is_exclusive(const struct job_work *work)
+{
+	return job_is_test(work) ? test_is_exclusive(work) : work->kind != JOB_NOTHING;
+}
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Self-tests (SPC-4 5.13.4): what they read of a disk, and the log of their results. A short one
+ * Self-tests (SPC-4, self-tests): what they read of a disk, and the log of their results. A short one
  * reads samples all over the disk, an extended one reads all of it; in the background both leave
  * most of the time to others. Apart from job.c, which runs them like other work on the whole disk.
  */

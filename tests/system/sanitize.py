@@ -22,8 +22,8 @@ SANITIZING = (NOT_READY, (0x04, 0x1B))
 SANITIZE_FAILED = (MEDIUM_ERROR, (0x31, 0x03))
 FORMAT_FAILED = (MEDIUM_ERROR, (0x31, 0x01))
 
-# 64 writes, 4 at once: 800 ms a pass. 8 pieces are made zeros, 4 at once: 1 s.
-SLOW = "fault:rule=write;delay=50ms,rule=zero;delay=500ms:disk.img"
+# 256 writes, 4 at once: 800 ms a pass. 8 pieces are made zeros, 4 at once: 1 s.
+SLOW = "fault:rule=write;delay=12ms,rule=zero;delay=500ms:disk.img"
 
 
 def sanitize(action, length=0, immed=True, ause=False):

@@ -191,7 +191,7 @@ static void background_outlives_its_nexus(void **state)
 	job_down();
 }
 
-/* What needs the disk to itself goes first (SPC-4 5.13.4.3). */
+/* What needs the disk to itself goes first (SPC-4, background mode). */
 static void format_ends_tests(void **state)
 {
 	job_up(SLOW, 512);

@@ -4,8 +4,8 @@
  */
 #include "scsi_job.h"
 
-/* Writes come in pieces of 1 MiB, zeros in pieces of 8 MiB, four at once: 160 ms a pass, and 400 ms. */
-#define SLOW_WRITE "fault:rule=write;delay=20ms:ram:32M"
+/* Writes come in pieces of 256 KiB, zeros in pieces of 8 MiB, four at once: 160 ms a pass, and 400 ms. */
+#define SLOW_WRITE "fault:rule=write;delay=5ms:ram:32M"
 #define SLOW_ZERO  "fault:rule=zero;delay=100ms:ram:128M"
 
 /* ---- The commands ---- */
@@ -160,13 +160,13 @@ static void overwrite_inverts(void **state)
 {
 	struct fx_task *ft;
 
-	/* 32 writes a pass, 4 at once: the second pass fails at its first write. */
-	job_up("fault:rule=write;eio;after=32;count=1:ram:32M", 512);
+	/* 128 writes a pass: the first pass comes to its end. */
+	job_up("fault:rule=write;eio;after=128;count=1:ram:32M", 512);
 	good(overwrite(&a, AUSE, 0x81, "\x0f", 1));
 	expect_disk(&b, "\x0f", 1);
 	job_down();
 
-	job_up("fault:rule=write@16M-17M;eio;after=1;count=1:ram:32M", 512);
+	job_up("fault:rule=write@16M-16640K;eio;after=1;count=1:ram:32M", 512);
 	refused(overwrite(&a, AUSE, 0x82, "\x0f", 1), 0x3, 0x31, 0x03);
 	good(exit_failure_mode(&a));
 	ft = read_block(&a, nblocks() - 1);
@@ -395,7 +395,7 @@ static void sanitize_is_seen(void **state)
 {
 	unsigned progress, last = 0;
 
-	job_up("fault:rule=write;delay=20ms,rule=zero;delay=100ms:ram:128M", 4096);
+	job_up("fault:rule=write;delay=5ms,rule=zero;delay=100ms:ram:128M", 4096);
 	good(overwrite(&a, IMMED, 2, "\xaa", 1));
 	seen_while(SANITIZING);
 	while (request_sense(&b, &progress) == SANITIZING) {
@@ -418,7 +418,7 @@ static void one_at_a_time(void **state)
 	for (unsigned i = 0; i < 10; i++) {
 		struct fx_task *x, *y, *lost;
 
-		job_up("fault:rule=write;delay=5ms:ram:8M", 512);
+		job_up("fault:rule=write;delay=2ms:ram:8M", 512);
 		x = overwrite_new(&a, 0, 1, "\xaa", 1);
 		y = overwrite_new(&b, 0, 1, "\xbb", 1);
 		fx_submit(&fx, x);
@@ -494,12 +494,12 @@ static void abort_all(void)
 	sem_destroy(&abort.sem);
 }
 
-/* A reset ends commands, and no SANITIZE (SBC-4 4.11.2). */
+/* A reset ends commands, and no SANITIZE (SBC-4 4.11). */
 static void goes_on_after_aborts(void **state)
 {
 	struct fx_task *ft;
 
-	job_up("fault:volatile=on,rule=write+flush;delay=10ms:ram:32M", 512);
+	job_up("fault:volatile=on,rule=write+flush;delay=4ms:ram:32M", 512);
 	fill_disk(&a);
 	ft = overwrite_new(&a, 0, 2, "\xaa", 1);
 	fx_submit(&fx, ft);
@@ -649,7 +649,7 @@ static void sanitize_goes_on(void **state)
 		char spec[128];
 
 		file_make(48 * MiB);
-		str_format(spec, sizeof(spec), "fault:rule=write;delay=15ms:%s", file_path);
+		str_format(spec, sizeof(spec), "fault:rule=write;delay=4ms:%s", file_path);
 		job_up(spec, i % 2 == 0 ? 512 : 4096);
 		if (!tags_are_kept()) {
 			job_down();
@@ -816,7 +816,7 @@ static void long_patterns_are_safe(void **state)
 	for (size_t i = 0; i < sizeof(pattern); i++)
 		pattern[i] = (uint8_t)((x = x * 1103515245 + 12345) >> 16);
 	file_make(32 * MiB);
-	str_format(spec, sizeof(spec), "fault:rule=write;delay=20ms:%s", file_path);
+	str_format(spec, sizeof(spec), "fault:rule=write;delay=5ms:%s", file_path);
 	job_up(spec, 4096);
 	if (!tags_are_kept()) {
 		job_down();
