@@ -11,6 +11,7 @@ import random
 import signal
 import struct
 import threading
+import time
 
 from harness import Spindle, main, skip
 
@@ -117,6 +118,62 @@ def test_the_others_hear_of_it():
             # The same once more changes nothing.
             a.good(set_cache(a, False))
             b.good(b.command(iscsi.test_unit_ready()))
+
+
+def log_select_reset(session):
+    return session.command(bytes([0x4C, 2, 0x40]) + bytes(7))
+
+
+def log_sense(session, page):
+    return session.command(bytes([0x4D, 0, 0x40 | page]) + bytes(4) + b"\2\0\0", read=512)
+
+
+def busy_session(server, number, deadline, out):
+    """Changes, resets, reads and writes; a unit attention of the others is no failure."""
+    rng = random.Random(SEED + number)
+    with iscsi.login(server.portals[0], server.iqn(), isid=iscsi.ISID + number) as session:
+        while time.monotonic() < deadline:
+            kind = rng.randrange(6)
+            if kind < 2:
+                sensed = session.command(bytes([0x1A, 8, 8, 0, 24, 0]), read=24)
+                if sensed.status == 0:
+                    page = bytearray(sensed.data[4:])
+                    page[2] ^= WCE
+                    r = mode_select(session, bytes(page), rng.random() < 0.1)
+                else:
+                    r = sensed
+            elif kind == 2:
+                r = log_select_reset(session)
+            elif kind == 3:
+                r = log_sense(session, rng.choice([0x02, 0x03, 0x05, 0x19]))
+            elif kind == 4:
+                r = session.command(iscsi.write10(number * 8, 8), write=bytes([number]) * 4096)
+            else:
+                r = session.command(iscsi.read10(number * 8, 8), read=4096)
+                if r.status == 0 and set(r.data) - {0, number}:
+                    out.append(f"session {number} reads of another")
+            told = r.status == 2 and r.sense_key == 6
+            if r.status != 0 and not told:
+                out.append(f"session {number}: {r!r}")
+                return
+            out[0] += r.status == 0
+
+
+def test_many_at_once():
+    with Spindle("disk.img", args=["--size", "1M"], threads=4) as server:
+        deadline = time.monotonic() + 3
+        out = [0]
+        threads = [threading.Thread(target=busy_session, args=(server, i + 1, deadline, out))
+                   for i in range(6)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert len(out) == 1, out
+        assert out[0] > 50, out
+        with log_in(server) as session:
+            session.good(set_cache(session, False))
+            assert not cache_is_on(session)
 
 
 # ---- The cache is off: what was acknowledged is there ------------------------------------------
