@@ -1,7 +1,7 @@
 /*
  * What log pages count. The unit counts I/O; commands, what they verify and the time without any are
- * counted here, by each loop in a row of its own, which any thread may sum up: no lock and no atomic read-modify-write, as
- * in unit/stats.c. Apart from log.c, because this runs with every command.
+ * counted here, by each loop in a row of its own, which any thread may sum up: no lock and no atomic
+ * read-modify-write, as in unit/stats.c. Apart from log.c, because this runs with every command.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -135,8 +135,8 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 	out[COUNT_READ_NS] = s.op[IO_READ].total_ns;
 }
 
-/* Commands of several loops that overlap are the time of the busiest: loops know nothing of each
- * other, and so what is told never goes back. */
+/* Loops know nothing of each other: the least idle one is told. That only grows (but for what a loop
+ * changes at this very moment), which the sum of all would not. */
 static uint64_t idle_ns(const struct scsi_lu *lu, uint64_t busiest_ns)
 {
 	return less(now_ns(), lu->counts_from_ns + busiest_ns);

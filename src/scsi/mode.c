@@ -39,8 +39,8 @@ struct mode_page {
 
 /* SBC-3 6.5.8. Retries and reassignment are up to what is below: there is no REASSIGN BLOCKS here. */
 static const struct mode_field recovery[] = {
-	{2, 7, 1, .value = 1}, /* AWRE */
-	{2, 6, 1, .value = 1}, /* ARRE */
+	{2, 7, 1, .value = 1}, /* AWRE: automatic reassignment of writes, */
+	{2, 6, 1, .value = 1}, /* and of reads */
 	{3, 7, 8},             /* READ RETRY COUNT */
 	{8, 7, 8},             /* WRITE RETRY COUNT */
 	{10, 7, 16},           /* RECOVERY TIME LIMIT */

@@ -204,7 +204,7 @@ enum { AT_01 = 0, AT_08 = 12, AT_0A = 32, AT_0A_01 = 44, AT_1A = 76, AT_1C = 116
 static void want_pages(uint8_t out[PAGES_LEN], const struct values *v)
 {
 	static const uint8_t fixed[PAGES_LEN] = {
-		/* 01h: AWRE, ARRE */
+		/* 01h: AWRE and its twin for reads */
 		0x01, 0x0a, 0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
 		/* 08h: nothing limits reading ahead */
 		0x08, 0x12, 0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0,
