@@ -89,7 +89,7 @@ bool lock_cancel(struct scsi_seg *seg);
 void lock_release(struct scsi_seg *seg);
 /* The task's own lock: wanted no more. */
 void lock_cancel_task(struct scsi_task *task);
-/* The task waits for a lock, or for locks to be armed. */
+/* The task or a segment of it waits for a lock, or for locks to be armed. */
 bool lock_pending(const struct scsi_task *task);
 /* The task ends. */
 void lock_end(struct scsi_task *task);

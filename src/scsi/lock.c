@@ -266,6 +266,9 @@ void lock_look_again(struct scsi_seg *seg)
 	}
 	if (hold == &seg->hold) {
 		unlock(hold);
+		/* The step that reads will bring its own. */
+		loop_buf_put(seg->read);
+		seg->read = NULL;
 		seg->step = low_u8(lock_step(seg->task->plan));
 		seg_run(seg);
 		return;
@@ -294,8 +297,14 @@ void lock_cancel_task(struct scsi_task *task)
 	stop_waiting(&task->hold);
 }
 
+/* A segment may wait for its lock, or for one that is only to be given back, while the rest of the
+ * task has failed or is aborted. */
 bool lock_pending(const struct scsi_task *task)
 {
+	for (size_t i = 0; i < ARRAY_LEN(task->segs); i++) {
+		if (task->segs[i].state == SEG_LOCKING)
+			return true;
+	}
 	return task->arming || (task->hold.state != HOLD_NONE && task->hold.state != HOLD_HELD);
 }
 
