@@ -206,7 +206,7 @@ void itask_drained(struct iscsi_task *t)
 
 void itask_refuse(struct iscsi_task *t, enum sense sense)
 {
-	scsi_task_sense(&t->scsi, sense);
+	scsi_task_refuse(&t->scsi, sense);
 	t->scsi.underflow = t->scsi.writes ? t->scsi.expected_out : t->scsi.expected_in;
 	finish(&t->scsi);
 }

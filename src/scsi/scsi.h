@@ -232,6 +232,7 @@ struct scsi_task {
 	struct scsi_seg segs[2];
 	struct unit_op op;
 	uint64_t arg; /* of a command, for the edit of its view */
+	struct job_request *request; /* what it waits for, jobask.c */
 	struct scsi_hold hold;
 	struct {
 		struct loop_buf *bufs[SCSI_GATHER_BUFS], *pattern; /* or NULL */
@@ -255,7 +256,9 @@ enum sense {
 #undef SENSE_ROW
 };
 
-/* CHECK CONDITION with this sense, unless the task has a status already. */
+/* CHECK CONDITION with this sense, unless the task has a status already. While it runs. */
 void scsi_task_sense(struct scsi_task *task, enum sense sense);
+/* The same for a task that is not to run: instead of scsi_task_run(), which alone calls `finish`. */
+void scsi_task_refuse(struct scsi_task *task, enum sense sense);
 
 #endif

@@ -79,7 +79,7 @@ static bool find_row(struct scsi_task *task)
 	return task->status == SCSI_GOOD;
 }
 
-/* A unit that is rewritten refuses a command whatever it says (SBC-4 4.11.2). */
+/* A unit that is rewritten refuses a command whatever it says (SBC-4 4.11). */
 static void bad_cdb(struct scsi_task *task, unsigned byte, unsigned bit)
 {
 	struct sense_data sense;
@@ -276,6 +276,14 @@ void scsi_task_run(struct scsi_task *task)
 		scsi_task_end(task);
 	else if (enter(task))
 		scsi_task_start(task);
+}
+
+/* The LU decides how sense data looks. */
+void scsi_task_refuse(struct scsi_task *task, enum sense sense)
+{
+	task->status = SCSI_GOOD;
+	find_lu(task);
+	scsi_task_sense(task, sense);
 }
 
 /* ---- The end ---- */
