@@ -182,6 +182,24 @@ def test_a_flush_fails():
         assert server.wait_end() == 1, "data may be lost: that is no clean stop"
 
 
+def test_a_file_may_not_become_so_large():
+    """A limit of the process or the file system: no space, and the server lives."""
+    if shutil.which("prlimit") is None:
+        print("     no prlimit here")
+        return
+    server = Spindle("disk.img", wrap=["prlimit", "--fsize=%d" % (8 * MIB)])
+    with open(os.path.join(server.dir, "disk.img"), "wb") as f:
+        f.truncate(16 * MIB)
+    with server:
+        s, = sessions(server, 1)
+        write_verify(s, 0, 1)
+        r = s.command(iscsi.write10(10 * MIB // BLOCK, 8), write=bytes(4096))
+        assert sense(r) == (7, 0x27, 0x07), r
+        write_verify(s, 64, 2)
+        expect_tur(s, None)
+        s.close()
+
+
 def loop_device(path):
     """A block device over a file, or None where there is none."""
     if os.geteuid() != 0 or shutil.which("losetup") is None:

@@ -23,6 +23,8 @@
 
 /* ---- The store ---- */
 
+static struct unit *unit;
+
 static struct {
 	struct store_status status;
 	int probe_err, resize_err;
@@ -31,6 +33,7 @@ static struct {
 	struct io *held;
 	unsigned nprobes;
 	bool opened_read_only;
+	bool asks_again; /* each probe finds that it is asked for another meanwhile */
 } steer;
 
 static int steered_open(struct store **out, struct loop_set *set,
@@ -57,6 +60,8 @@ static int steered_probe(struct store *s, struct store_status *status)
 	bool read_only = status->read_only;
 
 	steer.nprobes++;
+	if (steer.asks_again)
+		unit_watch_now(unit);
 	*status = steer.status;
 	status->read_only |= read_only;
 	return steer.probe_err;
@@ -104,7 +109,6 @@ struct actor {
 };
 
 static struct loop_set *set;
-static struct unit *unit;
 static struct actor actors[NLOOPS];
 static unsigned told[EVENTS], stopped;
 static uint8_t data[4096];
@@ -645,6 +649,22 @@ static void errors_by_the_thousand(void **state)
 	assert_int_equal(view()->generation, 1);
 }
 
+/* Asked while it looks, it looks again: soon, and not without a pause. */
+static void asked_while_it_looks(void **state)
+{
+	unsigned before = steer.nprobes;
+
+	steer.asks_again = true;
+	unit_watch_now(unit);
+	run_for(SECOND);
+	assert_in_range(steer.nprobes - before, 9, 11);
+	steer.asks_again = false;
+	run_for(SECOND / 2);
+	before = steer.nprobes;
+	run_for(SECOND);
+	assert_int_equal(steer.nprobes, before);
+}
+
 static void resize(void **state)
 {
 	static const struct {
@@ -824,6 +844,7 @@ int main(void)
 		TEST(store_says_a_flush_failed),
 		TEST(unlinked),
 		TEST(errors_by_the_thousand),
+		TEST(asked_while_it_looks),
 		TEST(resize),
 		TEST(resize_waits_for_io),
 		TEST(stops_behind_a_quiesce),
