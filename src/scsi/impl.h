@@ -573,7 +573,7 @@ bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct se
 /* The same for a self-test in the background, in whose way nothing is: for REQUEST SENSE only. */
 bool job_test_sense(const struct scsi_lu *lu, struct sense_data *sense);
 /* A task that waits in TASK_IN_JOB is aborted. FORMAT UNIT and SANITIZE go on all the same; a
- * self-test ends (SPC-4 5.13.4). */
+ * self-test ends (SPC-4, self-tests). */
 void job_let_go(struct scsi_task *task);
 
 /* The last self-tests, as log page 10h tells them (SPC-4 7.3.19), the newest first; one that runs is

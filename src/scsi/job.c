@@ -93,7 +93,7 @@ static void show_progress(struct lu_job *job, uint64_t size)
 	const double done = (double)job->work.off / (double)size;
 	const double all = ((double)job->work.pass + (done < 1 ? done : 1)) / passes;
 
-	atomic_store_explicit(&job->progress, (unsigned)(all * 65535), memory_order_relaxed);
+	__atomic_store_n(&job->progress, (unsigned)(all * 65535), __ATOMIC_RELAXED);
 }
 
 /* The pattern begins anew with each block. The last pass is not inverted (SBC-4 5.24.2). */
@@ -248,24 +248,13 @@ static void begin_task(struct lu_job *job)
 
 /* ---- What is next ---- */
 
-/* Nobody waits any more for what is done in the foreground. */
-static bool is_abandoned(struct lu_job *job)
-{
-	bool abandoned;
-
-	if (job->waiter == NULL)
-		return false;
-	pthread_mutex_lock(&job->lock);
-	abandoned = job->waiter->task == NULL;
-	pthread_mutex_unlock(&job->lock);
-	return abandoned;
-}
-
 static void look_around(struct lu_job *job)
 {
 	const bool test = job_is_test(&job->work);
 
-	if (job->stopping || (test && is_abandoned(job))) {
+	const bool orphan = job->waiter != NULL && job->waiter->orphan;
+
+	if (job->stopping || (test && orphan)) {
 		if (test && job->turn < TURN_STOP)
 			job->result = TEST_ENDED_OTHERWISE;
 		take_turn(job, TURN_STOP);
@@ -305,6 +294,11 @@ static void step(struct lu_job *job)
 		turn(job);
 	else
 		step(job);
+}
+
+void job_look(struct lu_job *job)
+{
+	step(job);
 }
 
 static void flushed(struct unit_io *uio)
@@ -524,19 +518,19 @@ bool job_sense(const struct scsi_lu *lu, const struct unit_view *view, struct se
 	*sense = (struct sense_data){
 		.sense = senses[work].sense,
 		.has_progress = senses[work].progress,
-		.progress = low_u16(atomic_load_explicit(&lu->job->progress, memory_order_relaxed)),
+		.progress = low_u16(__atomic_load_n(&lu->job->progress, __ATOMIC_RELAXED)),
 	};
 	return true;
 }
 
 bool job_test_sense(const struct scsi_lu *lu, struct sense_data *sense)
 {
-	if (!atomic_load(&lu->job->testing))
+	if (!__atomic_load_n(&lu->job->testing, __ATOMIC_SEQ_CST))
 		return false;
 	*sense = (struct sense_data){
 		.sense = SENSE_NOT_READY_SELF_TEST,
 		.has_progress = true,
-		.progress = low_u16(atomic_load_explicit(&lu->job->progress, memory_order_relaxed)),
+		.progress = low_u16(__atomic_load_n(&lu->job->progress, __ATOMIC_RELAXED)),
 	};
 	return true;
 }
@@ -554,8 +548,6 @@ int job_create(struct scsi_lu *lu)
 	job->created_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 	job->lu = lu;
 	job->loop = unit_steward(lu->unit);
-	pthread_mutex_init(&job->lock, NULL);
-	list_init(&job->requests);
 	list_init(&job->deferred);
 	loop_timer_init(&job->timer, job->loop, timer_fired);
 	lu->job = job;
@@ -566,8 +558,7 @@ void job_destroy(struct scsi_lu *lu)
 {
 	if (lu->job == NULL)
 		return;
-	CHECK(lu->job->state == JOB_IDLE && list_empty(&lu->job->requests));
-	pthread_mutex_destroy(&lu->job->lock);
+	CHECK(lu->job->state == JOB_IDLE && list_empty(&lu->job->deferred));
 	free(lu->job);
 	lu->job = NULL;
 }

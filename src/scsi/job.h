@@ -5,9 +5,6 @@
 #ifndef SPINDLE_SCSI_JOB_H
 #define SPINDLE_SCSI_JOB_H
 
-#include <pthread.h>
-#include <stdatomic.h>
-
 #include "scsi/impl.h"
 
 /* The longest block: a pattern is at most one. */
@@ -59,8 +56,7 @@ enum job_answer {
 
 enum job_wait { JOB_WAIT_BEGUN, JOB_WAIT_ENDED };
 
-/* A command asks for work. Made on the task's loop, then with the job's, and freed when the task was
- * answered, or when there is nobody to answer to. */
+/* A command asks for work. */
 struct job_request {
 	struct lu_job *job;
 	struct loop *loop; /* the task's */
@@ -69,14 +65,24 @@ struct job_request {
 	int err;
 	bool claimed;    /* the view says that the disk is ours */
 	bool had_failed; /* and before, that something had failed */
-	bool deferred;   /* it waited for a self-test to end */
 	struct unit_op op;
-	struct loop_msg msg;
-	struct list next; /* in job->deferred */
-	/* Under job->lock: */
+	struct loop_msg msg, orphan_msg;
+	/* On the task's loop. */
 	struct scsi_task *task; /* NULL: it has ended */
-	struct list link;       /* in job->requests, while it can be let go */
+	/* On the job's loop. */
+	bool orphan;      /* there is nobody to answer to */
+	bool deferred;    /* it waited for a self-test to end */
+	struct list next; /* in job->deferred */
 	struct job_work work;
+};
+
+/* Results of self-tests, a ring. Any loop may read it while it is written: it reads once more then. */
+struct test_log {
+	uint64_t version; /* odd: it is being written */
+	uint64_t begun;   /* tests in all; the newest is at (begun - 1) % SELF_TESTS_KEPT */
+	struct {
+		uint64_t facts, first_failure;
+	} entries[SELF_TESTS_KEPT];
 };
 
 #define JOB_IOS 4
@@ -104,13 +110,10 @@ struct lu_job {
 	struct scsi_lu *lu;
 	struct loop *loop; /* the unit's steward: all that is not marked lives there */
 	uint64_t created_ns;
-	/* Any loop. */
-	atomic_uint progress; /* of 65536 */
-	atomic_bool testing;  /* a self-test runs */
-	pthread_mutex_t lock;
-	struct list requests;                           /* under the lock */
-	struct self_test_result tests[SELF_TESTS_KEPT]; /* under the lock, the newest first */
-	unsigned ntests;
+	/* Written here, read by any loop, all by atomic loads and stores. */
+	unsigned progress; /* of 65536 */
+	bool testing;      /* a self-test runs */
+	struct test_log log;
 	/* What is done. */
 	enum job_state state;
 	enum job_turn turn;
@@ -159,6 +162,8 @@ void job_take_deferred(struct lu_job *job);
 
 /* job->work, from its position on. Nothing runs. */
 void job_run(struct lu_job *job);
+/* Something has changed that may end it. */
+void job_look(struct lu_job *job);
 /* A self-test ends early. */
 void job_end_test(struct lu_job *job, unsigned result);
 /* Somebody may be waiting for everything to stop. */

@@ -7,7 +7,9 @@
  *   anybody sees that or a block is changed. Then, and for all others at once, `arrived` on the job's
  *   loop: begun, or put off until a self-test has ended, or refused.
  *
- * A task that is aborted is forgotten: its request goes on without it.
+ * A task that is aborted ends at once, and its request, an orphan, goes on without it. Whoever has the
+ * request last frees it: the task's loop when it has told the task, the job's loop when there is no
+ * task to be told.
  */
 #include "scsi/job.h"
 
@@ -66,9 +68,9 @@ static void tell(struct scsi_task *task, const struct job_request *req)
 		task->status = SCSI_BUSY;
 }
 
-static void answered(struct loop_msg *msg)
+/* The task ends, and with it the request. */
+static void finish(struct job_request *req)
 {
-	struct job_request *req = container_of(msg, struct job_request, msg);
 	struct scsi_task *task = req->task;
 
 	task->stage = TASK_RUNNING;
@@ -77,47 +79,42 @@ static void answered(struct loop_msg *msg)
 	scsi_task_end(task);
 }
 
-/* From the job's loop. */
-void job_answer(struct job_request *req, enum job_answer answer)
+static void returned(struct loop_msg *msg)
 {
-	struct lu_job *job = req->job;
-	bool awaited;
-
-	pthread_mutex_lock(&job->lock);
-	awaited = req->task != NULL;
-	list_remove(&req->link);
-	pthread_mutex_unlock(&job->lock);
-	if (!awaited) {
-		free(req);
-		return;
-	}
-	req->answer = answer;
-	req->msg.run = answered;
-	loop_post(req->loop, &req->msg);
+	free(container_of(msg, struct job_request, msg));
 }
 
-/* false: the answer is on its way, and ends the task. */
-static bool forget_task(struct lu_job *job, struct scsi_task *task)
+/* Its task may have ended since: then a message of that is on its way to the job's loop, and this one
+ * arrives there behind it. */
+static void answered(struct loop_msg *msg)
 {
-	bool found = false;
+	struct job_request *req = container_of(msg, struct job_request, msg);
 
-	pthread_mutex_lock(&job->lock);
-	list_for_each_safe (pos, &job->requests) {
-		struct job_request *req = list_entry(pos, struct job_request, link);
-
-		if (req->task != task)
-			continue;
-		req->task = NULL;
-		found = true;
+	if (req->task != NULL) {
+		finish(req);
+		return;
 	}
-	pthread_mutex_unlock(&job->lock);
-	return found;
+	req->msg.run = returned;
+	loop_post(req->job->loop, &req->msg);
+}
+
+static void orphaned(struct loop_msg *msg)
+{
+	struct job_request *req = container_of(msg, struct job_request, orphan_msg);
+
+	req->orphan = true;
+	if (req == req->job->waiter)
+		job_look(req->job);
 }
 
 void job_let_go(struct scsi_task *task)
 {
-	if (forget_task(task->itl->lu->job, task))
-		scsi_task_end(task);
+	struct job_request *req = task->request;
+
+	req->task = NULL;
+	req->orphan_msg.run = orphaned;
+	loop_post(req->job->loop, &req->orphan_msg);
+	scsi_task_end(task);
 }
 
 static void arrived(struct loop_msg *msg);
@@ -133,22 +130,19 @@ static struct job_request *op_request(struct unit_op *op)
 	return container_of(op, struct job_request, op);
 }
 
-/* May it begin, as things are now? -EAGAIN: the checks of the task would stop it. -EPERM: a failed
- * SANITIZE was not to be left by a less strict one (SBC-4 4.11). -EALREADY: a self-test runs. */
-static int may_claim(const struct job_request *req, const struct unit_view *view)
+/* The unit's view stops it now: the checks of the task say why. */
+static bool is_stopped(const struct job_request *req, const struct unit_view *view)
 {
-	const struct lu_state *state = lu_state_of(view);
-	const unsigned stops =
-		UNIT_MISSING | UNIT_STOPPED |
-		(job_is_test(&req->work) ? 0u
-					 : (unsigned)UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED);
+	unsigned stops = UNIT_MISSING | UNIT_STOPPED;
 
-	if (req->job->stopping || (view->holder != 0 && view->holder != req->op.nexus_id) ||
-	    (view->flags & stops) || req->job->claimed ||
-	    (req->job->state != JOB_IDLE && !job_is_test(&req->job->work)))
-		return -EAGAIN;
-	if (job_is_test(&req->work) && req->job->state != JOB_IDLE)
-		return -EALREADY;
+	if (!job_is_test(&req->work))
+		stops |= UNIT_WRITE_PROTECTED | UNIT_SOFT_PROTECTED;
+	return (view->holder != 0 && view->holder != req->op.nexus_id) || (view->flags & stops);
+}
+
+/* May it begin after what was before? */
+static int may_follow(const struct job_request *req, const struct lu_state *state)
+{
 	switch (state->work) {
 	case WORK_NONE:
 		return 0;
@@ -163,6 +157,20 @@ static int may_claim(const struct job_request *req, const struct unit_view *view
 	}
 }
 
+/* May it begin, as things are now? -EAGAIN: the checks of the task would stop it. -EPERM: a failed
+ * SANITIZE was not to be left by a less strict one (SBC-4 4.11). -EALREADY: a self-test runs. */
+static int may_claim(const struct job_request *req, const struct unit_view *view)
+{
+	const struct lu_job *job = req->job;
+
+	if (is_stopped(req, view) || job->stopping || job->claimed ||
+	    (job->state != JOB_IDLE && !job_is_test(&job->work)))
+		return -EAGAIN;
+	if (job_is_test(&req->work) && job->state != JOB_IDLE)
+		return -EALREADY;
+	return may_follow(req, lu_state_of(view));
+}
+
 /* On the steward's loop, which is the job's. */
 static int claim(struct unit_op *op, struct unit_view *next)
 {
@@ -172,7 +180,7 @@ static int claim(struct unit_op *op, struct unit_view *next)
 	if (err != 0)
 		return err;
 	req->claimed = req->job->claimed = true;
-	atomic_store(&req->job->progress, 0);
+	__atomic_store_n(&req->job->progress, 0, __ATOMIC_RELAXED);
 	req->had_failed = lu_state_of(next)->work != WORK_NONE;
 	next->flags |= UNIT_REWRITING;
 	lu_state_edit(next)->work = low_u8(job_running_state(&req->work));
@@ -191,14 +199,33 @@ static int keep_claim(struct unit_op *op, const struct unit_view *next)
 	return err;
 }
 
+static enum job_answer answer_of(int err)
+{
+	switch (err) {
+	case -EAGAIN:
+		return JOB_BUSY;
+	case -EPERM:
+		return JOB_RESTRICTED;
+	case -EALREADY:
+		return JOB_TESTING;
+	default:
+		return JOB_ERROR;
+	}
+}
+
 static void claim_done(struct unit_op *op, int err)
 {
 	struct job_request *req = op_request(op);
 	struct scsi_task *task = req->task;
 
 	req->err = err;
+	req->answer = answer_of(err);
 	task->stage = TASK_IN_JOB;
-	/* It was aborted after the point of no return, or never began. */
+	if (err != 0 && !req->claimed) {
+		finish(req);
+		return;
+	}
+	/* Aborted after the point of no return. */
 	if (task->unit_task.aborted)
 		job_let_go(task);
 	hand_over(req);
@@ -225,9 +252,7 @@ void job_request_submit(struct job_request *req, enum job_wait wait)
 	struct scsi_task *task = req->task;
 
 	req->wait = wait;
-	pthread_mutex_lock(&req->job->lock);
-	list_push_back(&req->job->requests, &req->link);
-	pthread_mutex_unlock(&req->job->lock);
+	task->request = req;
 	if (job_is_exclusive(&req->work)) {
 		submit_claim(req, task);
 	} else {
@@ -237,6 +262,17 @@ void job_request_submit(struct job_request *req, enum job_wait wait)
 }
 
 /* ---- On the job's loop ---- */
+
+void job_answer(struct job_request *req, enum job_answer answer)
+{
+	if (req->orphan) {
+		free(req);
+		return;
+	}
+	req->answer = answer;
+	req->msg.run = answered;
+	loop_post(req->loop, &req->msg);
+}
 
 static void begin(struct lu_job *job, struct job_request *req)
 {
@@ -248,20 +284,6 @@ static void begin(struct lu_job *job, struct job_request *req)
 	job_run(job);
 	if (job->waiter == NULL)
 		job_answer(req, JOB_DONE);
-}
-
-static enum job_answer answer_of(int err)
-{
-	switch (err) {
-	case -EAGAIN:
-		return JOB_BUSY;
-	case -EPERM:
-		return JOB_RESTRICTED;
-	case -EALREADY:
-		return JOB_TESTING;
-	default:
-		return JOB_ERROR;
-	}
 }
 
 /* SPC-4, background mode: a command that needs the disk to itself ends a self-test in the background. */
@@ -293,7 +315,7 @@ static void take(struct lu_job *job, struct job_request *req)
 	if (req->err != 0) {
 		/* Claimed, and yet not to be had: it could not be kept. */
 		job->claimed = job->claimed && !req->claimed;
-		job_answer(req, answer_of(req->err));
+		job_answer(req, JOB_ERROR);
 	} else if (req->work.kind == JOB_NOTHING && !req->deferred && is_background(job)) {
 		end_test_for(job, req, TEST_ENDED_BY_COMMAND);
 	} else if (req->work.kind == JOB_NOTHING) {

@@ -45,47 +45,96 @@ static uint16_t power_on_hours(const struct lu_job *job)
 	return clamp_u16((loop_now_ns(job->loop) - job->created_ns) / HOUR_NS);
 }
 
+/* The order of all loads and stores of the log is one for all loops; nothing here is in a hurry. */
+static uint64_t get(const uint64_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_SEQ_CST);
+}
+
+static void put(uint64_t *at, uint64_t value)
+{
+	__atomic_store_n(at, value, __ATOMIC_SEQ_CST);
+}
+
+static uint64_t pack(const struct self_test_result *r)
+{
+	return (uint64_t)r->power_on_hours << 32 | (uint64_t)r->sense << 24 |
+	       (uint64_t)r->number << 16 | (uint64_t)r->result << 8 | r->code;
+}
+
+static struct self_test_result unpack(uint64_t facts, uint64_t first_failure)
+{
+	return (struct self_test_result){
+		.code = low_u8(facts),
+		.result = low_u8(facts >> 8),
+		.number = low_u8(facts >> 16),
+		.sense = (enum sense)low_u8(facts >> 24),
+		.power_on_hours = low_u16(facts >> 32),
+		.first_failure = first_failure,
+	};
+}
+
+/* The entry of the test that runs. */
+static void write_entry(struct lu_job *job, const struct self_test_result *r, uint64_t begun)
+{
+	struct test_log *log = &job->log;
+	const size_t at = (begun - 1) % SELF_TESTS_KEPT;
+
+	put(&log->version, log->version + 1);
+	put(&log->entries[at].facts, pack(r));
+	put(&log->entries[at].first_failure, r->first_failure);
+	put(&log->begun, begun);
+	put(&log->version, log->version + 1);
+}
+
 static void log_begin(struct lu_job *job)
 {
-	pthread_mutex_lock(&job->lock);
-	memmove(job->tests + 1, job->tests, sizeof(job->tests) - sizeof(job->tests[0]));
-	job->tests[0] = (struct self_test_result){
+	const struct self_test_result r = {
 		.code = job->work.code,
 		.result = SELF_TEST_RUNS,
 		.power_on_hours = power_on_hours(job),
 		.first_failure = UINT64_MAX,
 		.sense = SENSE_NONE,
 	};
-	if (job->ntests < SELF_TESTS_KEPT)
-		job->ntests++;
-	pthread_mutex_unlock(&job->lock);
+
+	write_entry(job, &r, job->log.begun + 1);
 }
 
 static void log_end(struct lu_job *job)
 {
-	struct self_test_result *r = &job->tests[0];
+	struct self_test_result r = {
+		.code = job->work.code,
+		.result = job->result,
+		.power_on_hours = power_on_hours(job),
+		.first_failure = UINT64_MAX,
+		.sense = SENSE_NONE,
+	};
 
-	pthread_mutex_lock(&job->lock);
-	r->result = job->result;
-	r->power_on_hours = power_on_hours(job);
 	if (job->result == TEST_FAILED) {
-		r->number = 1; /* reading is all there is */
-		r->first_failure = job->failed_off >> job->lu->info->block_shift;
-		r->sense = SENSE_UNRECOVERED_READ;
+		r.number = 1; /* reading is all there is */
+		r.first_failure = job->failed_off >> job->lu->info->block_shift;
+		r.sense = SENSE_UNRECOVERED_READ;
 	}
-	pthread_mutex_unlock(&job->lock);
+	write_entry(job, &r, job->log.begun);
 }
 
 unsigned job_self_tests(const struct scsi_lu *lu, struct self_test_result out[SELF_TESTS_KEPT])
 {
-	struct lu_job *job = lu->job;
-	unsigned n;
+	const struct test_log *log = &lu->job->log;
+	uint64_t version, begun, n;
 
-	pthread_mutex_lock(&job->lock);
-	n = job->ntests;
-	memcpy(out, job->tests, n * sizeof(*out));
-	pthread_mutex_unlock(&job->lock);
-	return n;
+	do {
+		version = get(&log->version);
+		begun = get(&log->begun);
+		n = min_u64(begun, SELF_TESTS_KEPT);
+		for (uint64_t i = 0; i < n; i++) {
+			const size_t at = (begun - 1 - i) % SELF_TESTS_KEPT;
+
+			out[i] = unpack(get(&log->entries[at].facts),
+					get(&log->entries[at].first_failure));
+		}
+	} while (version % 2 != 0 || get(&log->version) != version);
+	return (unsigned)n;
 }
 
 /* ---- What is read ---- */
@@ -96,14 +145,14 @@ void test_begin(struct lu_job *job)
 	job->narrow_until = 0;
 	if (is_logged(&job->work))
 		log_begin(job);
-	atomic_store(&job->testing, true);
+	__atomic_store_n(&job->testing, true, __ATOMIC_SEQ_CST);
 }
 
 void test_end(struct lu_job *job)
 {
 	if (is_logged(&job->work))
 		log_end(job);
-	atomic_store(&job->testing, false);
+	__atomic_store_n(&job->testing, false, __ATOMIC_SEQ_CST);
 }
 
 static uint64_t stride_of(const struct lu_job *job, uint64_t size)
