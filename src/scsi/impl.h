@@ -25,14 +25,14 @@ enum scsi_cmd_flags {
 	CMD_BYPASS = 2,       /* reads the view only: waits for no other command (SAM-5 8.6) */
 	CMD_UA_EXEMPT = 4,    /* neither reports nor clears unit attentions on its way */
 	CMD_WHEN_STOPPED = 8, /* works while the unit is stopped (SBC-3 5.25) or its disk is lost */
-	CMD_CHANGES_DATA = 16,    /* refused while the unit is write-protected */
-	CMD_WHEN_REWRITING = 32,  /* works during and after a failed FORMAT UNIT or SANITIZE */
-	CMD_WELL_KNOWN_LUN = 64,  /* answered by the well-known logical unit REPORT LUNS, too */
-	CMD_THIN = 128,           /* exists only where the disk can unmap (lu_can_unmap) */
-	CMD_UNMAP_BIT = 256,      /* its UNMAP bit (byte 1, bit 3) exists only there */
+	CMD_CHANGES_DATA = 16,   /* refused while the unit is write-protected */
+	CMD_WHEN_REWRITING = 32, /* works during and after a failed FORMAT UNIT or SANITIZE */
+	CMD_WELL_KNOWN_LUN = 64, /* answered by the well-known logical unit REPORT LUNS, too */
+	CMD_THIN = 128,          /* exists only where the disk can unmap (lu_can_unmap) */
+	CMD_UNMAP_BIT = 256,     /* its UNMAP bit (byte 1, bit 3) exists only there */
 	CMD_READS = 512,         /* counted in log page 19h, */
-	CMD_WRITES = 1024,        /* there as well, */
-	CMD_VERIFIES = 2048,      /* and in 05h */
+	CMD_WRITES = 1024,       /* there as well, */
+	CMD_VERIFIES = 2048,     /* and in 05h */
 };
 
 #define CMD_COUNTED (CMD_READS | CMD_WRITES | CMD_VERIFIES)
@@ -133,7 +133,8 @@ struct lu_state {
 	int64_t timestamp_offset_ms; /* to be added to the wall clock */
 	uint16_t ident_device_len, ident_text_len;
 	uint8_t ident_device[IDENT_DEVICE_MAX], ident_text[IDENT_TEXT_MAX];
-	uint64_t log_base[LU_COUNTERS]; /* what LOG SELECT reset: subtracted from what was counted */
+	uint64_t
+		log_base[LU_COUNTERS]; /* what LOG SELECT reset: subtracted from what was counted */
 };
 _Static_assert(sizeof(struct lu_state) <= UNIT_DEVICE_BYTES, "the unit's view has no room for it");
 
@@ -165,7 +166,7 @@ struct lu_counts;
 struct scsi_lu {
 	struct unit *unit;
 	const struct bdev_info *info;
-	struct lu_job *job; /* work on the whole disk, job.c */
+	struct lu_job *job;       /* work on the whole disk, job.c */
 	struct lu_counts *counts; /* one a loop, counts.c */
 	uint64_t counts_from_ns;
 	bool keeps_info; /* SET IDENTIFYING INFORMATION has somewhere to keep it, cmd_info.c */
@@ -219,7 +220,7 @@ struct scsi_itl {
 	bool begins; /* the nexus is opened when it is attached, and others are */
 	enum itl_state state;
 	struct loop_msg drain;
-	struct list link;      /* in the nexus */
+	struct list link; /* in the nexus */
 	uint16_t lun;
 	struct lun_part *part; /* the change that waits for it */
 	/* At the end nothing may fail: what that needs is there from the start, or from the moment that
@@ -249,7 +250,7 @@ enum task_stage {
 	TASK_RUNNING,
 	TASK_IN_OP,  /* a control operation of the unit runs for it */
 	TASK_IN_JOB, /* it waits for work on the whole disk */
-	TASK_DONE,  /* `finish` was called */
+	TASK_DONE,   /* `finish` was called */
 };
 
 /* The number of a LUN as on the wire (SAM-5 4.7), SCSI_LUNS: none that we could have. */
