@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 
 import parts
 
@@ -21,28 +22,34 @@ sys.path.insert(0, os.path.join(os.path.dirname(parts.HERE), "system"))
 
 from harness import MIB, Spindle, main, need_tool, tool  # noqa: E402
 
-LIMIT_S = 240
+LIMIT_S = 420  # far more than it takes on a machine of its own
 SIZE = 64 * MIB
-RAW_AT = 48 * MIB  # below it the file system, from here on the raw area
+GROWN = 80 * MIB
+RAW_AT = 48 * MIB  # below it the file system, from here on the raw area,
+SPACE_AT = 56 * MIB  # what is discarded and zeroed,
+TOOLS_AT = 60 * MIB  # and what other tools write
 
 WRITE_BACK = "Write cache: enabled, read cache: enabled, supports DPO and FUA"
 NO_CACHE = "Write cache: disabled, read cache: enabled, supports DPO and FUA"
 
-# A row: name, STORE, options, digest, and what Linux must find: bytes in a block, its line about the cache,
-# InitialR2T.
+# A row: name, STORE, options, digest, what is done beside reading and writing, and what Linux must find: bytes in a
+# block, its line about the cache, InitialR2T.
 CASES = (
-    ("plain", "disk.img", (), "None", 512, WRITE_BACK, 1),
-    ("digests", "disk.img", (), "CRC32C", 512, WRITE_BACK, 1),
-    ("big-blocks", "disk.img", ("--block-size", "4096", "--unsolicited"), "None", 4096, WRITE_BACK, 0),
-    ("big-blocks-digests", "disk.img", ("--block-size", "4096"), "CRC32C", 4096, WRITE_BACK, 1),
-    ("memory", f"ram:{SIZE}", ("--unsolicited",), "CRC32C", 512, NO_CACHE, 0),
-    ("read-only", "disk.img", ("--ro",), "None", 512, NO_CACHE, 1),
+    ("plain", "disk.img", (), "None", "grow", 512, WRITE_BACK, 1),
+    ("digests", "disk.img", (), "CRC32C", "tools", 512, WRITE_BACK, 1),
+    ("big-blocks", "disk.img", ("--block-size", "4096", "--unsolicited"), "None", "tools", 4096, WRITE_BACK, 0),
+    ("big-blocks-digests", "disk.img", ("--block-size", "4096"), "CRC32C", "none", 4096, WRITE_BACK, 1),
+    ("memory", f"ram:{SIZE}", ("--unsolicited",), "CRC32C", "erase", 512, NO_CACHE, 0),
+    ("read-only", "disk.img", ("--ro",), "None", "none", 512, NO_CACHE, 1),
 )
 
 # What Linux writes when a command or a connection fails.
 COMPLAINT = re.compile(r"error|fail|sense key|rejected|timing out|timed out|abort|reset of|invalid|unsupported|"
                        r"unhandled|warning|BUG|Call Trace|not responding|closed", re.IGNORECASE)
 EXPECTED = re.compile(r"Power-on or device reset occurred")
+# What sg3_utils write when a page is not as the standards have it.
+DECODERS_COMPLAINT = re.compile(r"malformed|too short|truncated|unexpected|illegal|bad |wrong|(?<!\[)invalid|unable|couldn't|"
+                                r"cannot|unknown\b(?!\))", re.IGNORECASE)
 
 
 class Guest:
@@ -50,6 +57,7 @@ class Guest:
 
     def __init__(self, console):
         self.results, self.facts, self.kernel, self.problems = {}, {}, {}, []
+        self.tools, self.said = {}, {}
         self.ended = False
         for line in console.splitlines():
             m = re.match(r"vm: (\w+) ?(\S*) ?(.*)", line.rstrip())
@@ -64,6 +72,10 @@ class Guest:
             self.facts.setdefault(name, {})[key] = value.strip()
         elif what == "kernel":
             self.kernel.setdefault(name, []).append(rest)
+        elif what == "sg":
+            self.tools.setdefault(name, []).append(rest)
+        elif what == "said":
+            self.said.setdefault(name, []).append(rest)
         elif what == "problem":
             self.problems.append(rest)
         elif what == "end":
@@ -93,13 +105,30 @@ def make_file_system(path):
         tool("mke2fs", "-q", "-t", "ext4", "-d", d, path)
 
 
+def attend(process, directory, console):
+    """While the machine runs: what it asks its host for."""
+    end = time.monotonic() + LIMIT_S
+    grown = set()
+    while process.poll() is None:
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.2)
+        if not os.path.exists(console):
+            continue
+        with open(console, encoding="utf-8", errors="replace") as f:
+            asked = set(re.findall(r"^vm: grow (\S+)\s*$", f.read(), re.MULTILINE))
+        for name in asked - grown:
+            os.truncate(os.path.join(directory, name, "disk.img"), GROWN)
+        grown |= asked
+
+
 def boot(root, directory, cases):
     """Runs the machine to its end; what it wrote on its console."""
     tree = parts.initramfs(root)
     for name, data in FILES.items():
         tree.add(name, data)
     tree.add("raw", RAW)
-    tree.add("parameters", f"RAW_AT={RAW_AT}\n".encode())
+    tree.add("parameters", f"RAW_AT={RAW_AT}\nSPACE_AT={SPACE_AT}\nTOOLS_AT={TOOLS_AT}\n".encode())
     tree.add("sums", "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n"
                              for name, data in FILES.items()).encode())
     tree.add("cases", "".join(" ".join(map(str, case)) + "\n" for case in cases).encode())
@@ -114,8 +143,9 @@ def boot(root, directory, cases):
     with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True) as process:
         try:
-            said, _ = process.communicate(timeout=LIMIT_S)
-        except subprocess.TimeoutExpired:
+            attend(process, directory, console)
+            said, _ = process.communicate()
+        except TimeoutError:
             said = f"not at its end within {LIMIT_S} s"
         finally:
             process.kill()
@@ -131,7 +161,7 @@ def run_all(directory):
     root = parts.fetched()
     with contextlib.ExitStack() as stack:
         rows, servers = [], []
-        for name, store, options, digest, *_ in CASES:
+        for name, store, options, digest, more, *_ in CASES:
             own = os.path.join(directory, name)
             os.mkdir(own)
             if "--ro" in options:
@@ -140,7 +170,8 @@ def run_all(directory):
                 options = (*options, "--size", SIZE)
             server = stack.enter_context(Spindle(store, args=options, directory=own))
             servers.append((name, server))
-            rows.append((name, "ro" if "--ro" in options else "rw", server.portals[0][1], server.iqn(), digest))
+            rows.append((name, "ro" if "--ro" in options else "rw", server.portals[0][1], server.iqn(), digest,
+                         more))
         guest = Guest(boot(root, directory, rows))
     # The servers have stopped, and each has judged how it ended.
     said = {name: server.stderr() for name, server in servers}
@@ -155,7 +186,32 @@ def check_kernel(name, lines, expected):
     assert not complaints, f"{name}: the kernel complained:\n" + "\n".join(complaints)
 
 
-def check_image(path, block):
+def check_space(path, block, more):
+    """What was discarded and zeroed reads zeros and takes no space, and its neighbours are as they were."""
+    with open(path, "rb") as f:
+        f.seek(SPACE_AT)
+        assert f.read(len(RAW)) == bytes(3 * MIB // 2) + RAW[3 * MIB // 2:], f"{path}: discarded"
+        assert os.lseek(f.fileno(), SPACE_AT, os.SEEK_DATA) >= SPACE_AT + MIB, f"{path}: it takes space still"
+        if more != "tools":
+            return
+        # COMPARE AND WRITE made zeros of the first one; 32 to 63 and 64 to 127 were unmapped.
+        wanted = bytes(block) + 31 * RAW[:block] + bytes(96 * block)
+        f.seek(TOOLS_AT)
+        assert f.read(128 * block) == wanted, f"{path}: what the tools wrote"
+
+
+def check_tools(name, guest):
+    """Each ended as it should, and found nothing wrong with what it decoded."""
+    miscompare = 14  # the second COMPARE AND WRITE
+    for line in guest.tools.get(name, []):
+        status, _, command = line.partition(" ")
+        wanted = miscompare if command.startswith("sg_compare_and_write -q") else 0
+        assert int(status) == wanted, f"{name}: {command}: {status}\n" + "\n".join(guest.said[name])
+    wrong = [line for line in guest.said.get(name, []) if DECODERS_COMPLAINT.search(line)]
+    assert not wrong, f"{name}: sg3_utils complain:\n" + "\n".join(wrong)
+
+
+def check_image(path, block, more):
     """The file below holds what the machine wrote, in the file system and in the raw area."""
     tool("e2fsck", "-fn", path)
     with tempfile.TemporaryDirectory() as d:
@@ -164,12 +220,15 @@ def check_image(path, block):
         for name, data in {**FILES, "files/direct": RAW}.items():
             with open(os.path.join(d, name), "rb") as f:
                 assert f.read() == data, f"{path}: {name} differs"
+    check_space(path, block, more)
     pieces = {
         "with FUA": (RAW_AT, RAW),
         "four at once": (RAW_AT + len(RAW), RAW[:256 * block]),
         "through the cache, and flushed": (RAW_AT + 2 * len(RAW), RAW),
         "the last block": (SIZE - block, RAW[:block]),
     }
+    if more == "grow":
+        pieces["behind what was the end"] = (GROWN - len(RAW), RAW)
     with open(path, "rb") as f:
         for name, (offset, data) in pieces.items():
             f.seek(offset)
@@ -177,16 +236,22 @@ def check_image(path, block):
 
 
 def check_case(case, guest):
-    name, _, options, digest, block, cache, initial_r2t = case
+    name, store, options, digest, more, block, cache, initial_r2t = case
     read_only = "--ro" in options
     assert guest.results.get(name) == 0, f"{name}: {guest.results.get(name)}"
     check_kernel(name, guest.kernel[name], (
         f"{SIZE // block} {block}-byte logical blocks: (67.1 MB/64.0 MiB)",
         f"Write Protect is {'on' if read_only else 'off'}", cache, "Attached SCSI disk"))
     has_digests = int(digest == "CRC32C")
-    for key, want in (("queue/logical_block_size", block), ("ro", int(read_only)), ("immediate_data", 1),
-                      ("initial_r2t", initial_r2t), ("header_digest", has_digests),
-                      ("data_digest", has_digests)):
+    # A file that is opened read-only cannot discard.
+    unmap = 0 if read_only else 512 * MIB
+    facts = [("queue/logical_block_size", block), ("ro", int(read_only)), ("immediate_data", 1),
+             ("initial_r2t", initial_r2t), ("header_digest", has_digests), ("data_digest", has_digests),
+             ("provisioning_mode", "full" if read_only else "unmap"), ("queue/discard_max_bytes", unmap),
+             ("queue/write_zeroes_max_bytes", 256 * MIB)]
+    if more == "grow":
+        facts.append(("grown", GROWN // 512))
+    for key, want in facts:
         found = guest.facts[name][key]
         assert found == str(want), f"{name}: {key} is {found}, not {want}"
 
@@ -197,11 +262,12 @@ def test_linux():
         assert guest.ended, "the machine did not come to its end"
         assert not guest.problems, guest.problems
         for case in CASES:
-            name, store, options, _, block, *_ = case
+            name, store, options, _, more, block, *_ = case
             check_case(case, guest)
+            check_tools(name, guest)
             assert not said[name], f"{name}: the server said:\n{said[name]}"
             if store == "disk.img" and "--ro" not in options:
-                check_image(os.path.join(directory, name, store), block)
+                check_image(os.path.join(directory, name, store), block, more)
 
 
 for tool_name in ("qemu-system-x86_64", "debugfs", "ldd"):

@@ -23,7 +23,11 @@ KERNEL = "linux-image-cloud-amd64"
 PACKAGES = ("busybox-static", "open-iscsi", "libopeniscsiusr", "libkmod2")
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 MODULES = ("virtio_pci", "virtio_net", "sd_mod", "iscsi_tcp", "crc32c-intel")
-HOST_TOOLS = ("dd", "e2fsck", "mke2fs")
+HOST_TOOLS = ("blkdiscard", "dd", "e2fsck", "fstrim", "mke2fs",
+              "sg_compare_and_write", "sg_format", "sg_get_lba_status", "sg_ident", "sg_inq", "sg_logs", "sg_luns",
+              "sg_modes", "sg_opcodes", "sg_read_buffer", "sg_readcap", "sg_reassign", "sg_requests", "sg_sanitize",
+              "sg_senddiag", "sg_sync", "sg_timestamp", "sg_turs", "sg_unmap", "sg_verify", "sg_vpd",
+              "sg_write_same")
 
 
 def fetched():
