@@ -458,6 +458,55 @@ static void goes_on_without_its_nexus(void **state)
 	job_down();
 }
 
+static void release_run(void *arg)
+{
+	CHECK(store_fault_release(fx.stores[0]) == 0);
+}
+
+/* A disk that hangs: the unit says what it is at, and goes on when the disk does. */
+static void hangs_with_its_disk(void **state)
+{
+	unsigned first, later;
+
+	job_up("fault:rule=write@8M-;hang;count=1:ram:16M", 512);
+	good(overwrite(&a, IMMED, 1, "\xaa", 1));
+	pause_ms(100);
+	assert_int_equal(request_sense(&b, &first), SANITIZING);
+	fx_close(&a);
+	fx_open(&fx, &a);
+	fx_take_power_on(&a, 0);
+	refused_in_progress(tur(&a), 0x1b);
+	assert_int_equal(request_sense(&b, &later), SANITIZING);
+	assert_int_equal(first, later);
+	fx_call(&fx, release_run, NULL);
+	wait_while(&b, SANITIZING);
+	expect_disk(&b, "\xaa", 1);
+	job_down();
+}
+
+/* A write of another nexus does not come back: nothing is begun, and nobody is kept out. */
+static void hanging_write_keeps_it_out(void **state)
+{
+	struct fx_task *w, *ft;
+
+	job_up("fault:rule=write;hang;count=1:ram:4M", 512);
+	w = fx_rw(&b, 0x2a, 100, 1);
+	memset(w->data, 0x77, block);
+	fx_expect_out(w, block);
+	fx_submit(&fx, w);
+	ft = overwrite(&a, 0, 1, "\xaa", 1);
+	assert_int_equal(ft->t.status, SCSI_BUSY);
+	fx_task_free(ft);
+	assert_int_equal(request_sense(&b, NULL), NO_SENSE);
+	good(read_block(&a, 0));
+	fx_call(&fx, release_run, NULL);
+	fx_finish_wait(w);
+	good(w);
+	good(overwrite(&a, 0, 1, "\xaa", 1));
+	expect_disk(&b, "\xaa", 1);
+	job_down();
+}
+
 /* ---- An abort of everything ---- */
 
 struct abort {
@@ -854,6 +903,8 @@ int main(void)
 		cmocka_unit_test(one_at_a_time),
 		cmocka_unit_test(goes_on_without_its_nexus),
 		cmocka_unit_test(goes_on_after_aborts),
+		cmocka_unit_test(hangs_with_its_disk),
+		cmocka_unit_test(hanging_write_keeps_it_out),
 		cmocka_unit_test(format_fails),
 		cmocka_unit_test(sanitize_fails),
 		cmocka_unit_test(failure_mode_is_left),
