@@ -93,7 +93,7 @@ static void write_commands(FILE *f)
 		write_command(f, &list.rows[i]);
 }
 
-/* ---- Mode and log pages ---- */
+/* ---- Pages ---- */
 
 static void write_code(FILE *f, const struct page_info *page)
 {
@@ -124,15 +124,25 @@ static void write_mode_pages(FILE *f)
 	}
 }
 
-static void write_log_pages(FILE *f)
+static void write_pages(FILE *f, struct page_info (*page_info)(unsigned i))
 {
 	struct page_info page;
 
 	fprintf(f, "| page | name |\n|---|---|\n");
-	for (unsigned i = 0; page = log_page_info(i), page.name != NULL; i++) {
+	for (unsigned i = 0; page = page_info(i), page.name != NULL; i++) {
 		write_code(f, &page);
 		fprintf(f, "\n");
 	}
+}
+
+static void write_log_pages(FILE *f)
+{
+	write_pages(f, log_page_info);
+}
+
+static void write_vpd_pages(FILE *f)
+{
+	write_pages(f, vpd_page_info);
 }
 
 /* ---- Sense ---- */
@@ -186,9 +196,9 @@ static const struct table {
 	const char *name;
 	void (*write)(FILE *f);
 } tables[] = {
-	{"commands", write_commands},          {"mode pages", write_mode_pages},
-	{"log pages", write_log_pages},        {"sense", write_sense},
-	{"unit attentions", write_attentions},
+	{"commands", write_commands},   {"mode pages", write_mode_pages},
+	{"vpd pages", write_vpd_pages}, {"log pages", write_log_pages},
+	{"sense", write_sense},         {"unit attentions", write_attentions},
 };
 
 static char *read_file(const char *path)

@@ -511,6 +511,7 @@ struct page_info {
 };
 struct page_info mode_page_info(unsigned i);
 struct page_info log_page_info(unsigned i);
+struct page_info vpd_page_info(unsigned i);
 /* "wce" */
 const char *mode_bit_name(enum mode_bit bit);
 

@@ -10,6 +10,7 @@ enum { AT_LU_ONLY = 0, AT_WELL_KNOWN = 1, AT_NOTHING = 2 };
 struct vpd_page {
 	uint8_t code, where;
 	void (*write)(const struct scsi_task *task, struct writer *w);
+	const char *name;
 };
 
 static void write_supported(const struct scsi_task *task, struct writer *w);
@@ -208,14 +209,21 @@ static void write_provisioning(const struct scsi_task *task, struct writer *w)
 }
 
 static const struct vpd_page pages[] = {
-	{0x00, AT_WELL_KNOWN | AT_NOTHING, write_supported},
-	{0x80, AT_LU_ONLY, write_serial},
-	{0x83, AT_WELL_KNOWN, write_identification},
-	{0x86, AT_LU_ONLY, write_extended_inquiry},
-	{0xb0, AT_LU_ONLY, write_limits},
-	{0xb1, AT_LU_ONLY, write_characteristics},
-	{0xb2, AT_LU_ONLY, write_provisioning},
+	{0x00, AT_WELL_KNOWN | AT_NOTHING, write_supported, "Supported VPD Pages"},
+	{0x80, AT_LU_ONLY, write_serial, "Unit Serial Number"},
+	{0x83, AT_WELL_KNOWN, write_identification, "Device Identification"},
+	{0x86, AT_LU_ONLY, write_extended_inquiry, "Extended INQUIRY Data"},
+	{0xb0, AT_LU_ONLY, write_limits, "Block Limits"},
+	{0xb1, AT_LU_ONLY, write_characteristics, "Block Device Characteristics"},
+	{0xb2, AT_LU_ONLY, write_provisioning, "Logical Block Provisioning"},
 };
+
+struct page_info vpd_page_info(unsigned i)
+{
+	if (i >= ARRAY_LEN(pages))
+		return (struct page_info){0};
+	return (struct page_info){.code = pages[i].code, .name = pages[i].name};
+}
 
 static bool exists(const struct vpd_page *page, const struct scsi_task *task)
 {
