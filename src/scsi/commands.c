@@ -11,21 +11,21 @@
 
 #define NO_SA CMD_NO_SA
 
-#define READ_FLAGS     0x18  /* DPO, FUA. RDPROTECT: no protection information here. */
+#define READ_FLAGS         0x18 /* DPO, FUA. RDPROTECT: no protection information here. */
 #define VERIFY_FLAGS       0x16 /* DPO, BYTCHK. No VRPROTECT. */
 #define WRITE_VERIFY_FLAGS 0x12 /* DPO, BYTCHK 0 and 1: the other two are reserved */
-#define GROUP          0x1f  /* GROUP NUMBER */
-#define CONTROL        0x00  /* NACA is refused (SAM-5 5.2, NORMACA is 0), the rest is not ours */
-#define SYNC_FLAGS     0x06  /* SYNC_NV, IMMED */
-#define PREFETCH_FLAGS 0x02  /* IMMED */
-#define UNMAP_BIT      0x08u /* of WRITE SAME. ANCHOR: nothing is anchored here. */
-#define NDOB           0x01
-#define SANITIZE_FLAGS 0xbf /* IMMED, AUSE, the service action. ZNR: nothing is zoned here. */
-#define START_FLAGS    0x05 /* NO_FLUSH, START. No power conditions, nothing to eject. */
+#define GROUP              0x1f /* GROUP NUMBER */
+#define CONTROL            0x00 /* NACA is refused (SAM-5 5.2, NORMACA is 0), the rest is not ours */
+#define SYNC_FLAGS         0x06  /* SYNC_NV, IMMED */
+#define PREFETCH_FLAGS     0x02  /* IMMED */
+#define UNMAP_BIT          0x08u /* of WRITE SAME. ANCHOR: nothing is anchored here. */
+#define NDOB               0x01
+#define SANITIZE_FLAGS     0xbf /* IMMED, AUSE, the service action. ZNR: nothing is zoned here. */
+#define START_FLAGS        0x05 /* NO_FLUSH, START. No power conditions, nothing to eject. */
 
-#define ALWAYS                                                           \
-	(CMD_ANY_LUN | CMD_BYPASS | CMD_UA_EXEMPT | CMD_WHEN_STOPPED | \
-	 CMD_WHEN_REWRITING | CMD_WELL_KNOWN_LUN)
+#define ALWAYS                                                                              \
+	(CMD_ANY_LUN | CMD_BYPASS | CMD_UA_EXEMPT | CMD_WHEN_STOPPED | CMD_WHEN_REWRITING | \
+	 CMD_WELL_KNOWN_LUN)
 #define INFORMS (CMD_WHEN_STOPPED | CMD_WHEN_REWRITING)
 #define REMAKES (CMD_CHANGES_DATA | CMD_WHEN_REWRITING)
 

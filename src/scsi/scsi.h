@@ -29,6 +29,9 @@ int scsi_lu_create_disk(struct scsi_lu **out, struct unit *unit,
 /* Stopped, and in no target. */
 void scsi_lu_destroy(struct scsi_lu *lu);
 struct unit *scsi_lu_unit(const struct scsi_lu *lu);
+/* What an earlier process left undone of the whole disk, as one word, or that it failed; NULL: nothing.
+ * Before scsi_lu_start. */
+const char *scsi_lu_unfinished(const struct scsi_lu *lu);
 /* Work on the whole disk that an earlier process left undone goes on. On any loop. */
 void scsi_lu_start(struct scsi_lu *lu);
 /* Such work stops as soon as it can; it goes on when the disk is served again. `stopped` comes on
@@ -231,7 +234,7 @@ struct scsi_task {
 	unsigned step_index;
 	struct scsi_seg segs[2];
 	struct unit_op op;
-	uint64_t arg; /* of a command, for the edit of its view */
+	uint64_t arg;                /* of a command, for the edit of its view */
 	struct job_request *request; /* what it waits for, jobask.c */
 	struct scsi_hold hold;
 	struct {

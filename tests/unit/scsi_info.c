@@ -434,7 +434,7 @@ static void an_echo(void **state)
 	expect_sense(read_buffer(&a, 0x0a, 0, 0, 100), 0x5, 0x2c, 0x00);
 	written(write_buffer(&a, 0x0a, 0, "hello", 5));
 	expect_bytes(read_buffer(&a, 0x0a, 0, 0, 100), "hello", 5);
-	expect_bytes(read_buffer(&a, 0x0a, 9, 77, 3), "hel", 3);
+	expect_bytes(read_buffer(&a, 0x0a, 9, 77, 4), "hell", 4);
 	expect_sense(read_buffer(&b, 0x0a, 0, 0, 100), 0x5, 0x2c, 0x00);
 	written(write_buffer(&b, 0x0a, 0, "other", 5));
 	expect_bytes(read_buffer(&a, 0x0a, 0, 0, 100), "hello", 5);

@@ -23,8 +23,7 @@
 
 /* Told apart by their size. */
 static const char *const specs[DISKS] = {"fault:rule=write;delay=1ms:ram:1M",
-					 "fault:volatile=on,rule=write;delay=1ms:ram:2M",
-					 "ram:3M"};
+					 "fault:volatile=on,rule=write;delay=1ms:ram:2M", "ram:3M"};
 /* Clients that found nothing try again later, changes let them find something. */
 #define CLIENT_PAUSE_NS 200000
 #define CHANGE_PAUSE_NS 5000000
