@@ -63,6 +63,20 @@ static void warn_of_copies(const struct daemon *dm)
 	}
 }
 
+/* Work on whole disks that an earlier process left undone. Until it is done, or done again where it
+ * failed, such a disk refuses its data: worth a line, too. */
+static void go_on(const struct daemon *dm)
+{
+	for (size_t i = 0; i < dm->ndisks; i++) {
+		const char *left = scsi_lu_unfinished(dm->disks[i].lu);
+
+		if (left != NULL)
+			log_event(&dm->log, LOG_WARN, "unfinished-work",
+				  F_STR("disk", dm->disks[i].name), F_STR("work", left));
+		scsi_lu_start(dm->disks[i].lu);
+	}
+}
+
 static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 {
 	int err;
@@ -80,9 +94,7 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 	log_event(&dm->log, LOG_INFO, "serving", F_U64("disks", dm->ndisks),
 		  F_U64("threads", loop_set_count(dm->set)),
 		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));
-	/* What an earlier process left undone on the disks. */
-	for (size_t i = 0; i < dm->ndisks; i++)
-		scsi_lu_start(dm->disks[i].lu);
+	go_on(dm);
 	if (!o->json && isatty(STDERR_FILENO))
 		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
 	err = loop_set_run(dm->set);

@@ -579,6 +579,17 @@ int job_load(struct scsi_lu *lu, struct unit_view *view)
 	return 0;
 }
 
+const char *scsi_lu_unfinished(const struct scsi_lu *lu)
+{
+	static const char *const words[] = {
+		[WORK_FORMAT] = "format",     [WORK_FORMAT_FAILED] = "format-failed",
+		[WORK_SANITIZE] = "sanitize", [WORK_SANITIZE_FAILED] = "sanitize-failed",
+		[WORK_SELF_TEST] = NULL,
+	};
+
+	return words[lu_state_of(unit_first_view(lu->unit))->work];
+}
+
 static void start_arrived(struct loop_msg *msg)
 {
 	struct lu_job *job = container_of(msg, struct lu_job, start_msg);

@@ -146,6 +146,7 @@ def killed_twice(begin, sense, wanted):
             s.start()
             with disk.login(s) as session:
                 seen(session, sense)
+            assert "unfinished-work" in s.stderr(), s.stderr()
             time.sleep(random.uniform(0, 0.2))
             s.kill()
         s.start()
