@@ -10,9 +10,9 @@
  *            writer has them alone. So what each must answer and leave behind is known exactly,
  *            while neighbouring blocks change.
  *   chains   some ranges of blocks, each holding one value over and over; every nexus tries COMPARE
- *            AND WRITE from the value that it saw to the next one, unclaimed, and one nexus writes a
- *            new beginning now and then. No value is left twice, and the last one is the end of a
- *            chain of successes from the last beginning: no update was lost or torn.
+ *            AND WRITE from the value that it saw to the next one, unclaimed, and one of them writes
+ *            a new beginning now and then. Values only go up, none is left twice, and the last one is
+ *            the end of a chain of successes from the last beginning: no update was lost or torn.
  *   bits     ORWRITE only, unclaimed: every bit that was answered stands, and no bit that nobody
  *            sent.
  *
@@ -77,7 +77,8 @@ struct model_slot {
 	uint64_t information; /* with END_MISCOMPARE */
 	uint32_t verified;    /* BYTCHK */
 	struct model_chain *chain;
-	uint64_t value; /* of a chain: what it goes to */
+	uint64_t value; /* of a chain: where it goes on from, or begins */
+	uint64_t floor; /* of a chain: what was answered when this was sent */
 	uint8_t *data, *was;
 };
 
@@ -95,7 +96,8 @@ struct model_client {
 
 struct model_chain {
 	uint32_t lba, nblocks, beginning;
-	bool beginning_anew;
+	bool beginning_anew;                        /* somebody is about to write one */
+	uint64_t answered;                          /* the last value that an answer told of */
 	uint8_t won[MODEL_BEGINNINGS][MODEL_STEPS]; /* that a step was made from here */
 };
 

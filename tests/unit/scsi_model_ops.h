@@ -344,6 +344,7 @@ static void make_chain_begin(struct model_slot *s)
 	bool mine;
 
 	pthread_mutex_lock(&m->mutex);
+	s->floor = s->chain->answered;
 	mine = !s->chain->beginning_anew && s->chain->beginning + 1 < MODEL_BEGINNINGS;
 	if (mine) {
 		s->chain->beginning_anew = true;
@@ -364,10 +365,13 @@ static void make_chain(struct model_slot *s)
 {
 	const uint32_t len = model_bytes(s);
 
-	if (s->client->index == 0 && (s->chain->beginning == 0 || model_chance(s->client, 4))) {
+	if (s->value == 0 ? model_chance(s->client, 30) : model_chance(s->client, 15)) {
 		make_chain_begin(s);
 		return;
 	}
+	pthread_mutex_lock(&s->client->model->mutex);
+	s->floor = s->chain->answered;
+	pthread_mutex_unlock(&s->client->model->mutex);
 	if (s->value == 0 || low_u32(s->value) + 1 >= MODEL_STEPS) {
 		s->t.cdb[0] = 0x88;
 		model_cdb(s, 0);
@@ -381,37 +385,56 @@ static void make_chain(struct model_slot *s)
 	s->end = END_GOOD_OR_MISCOMPARE;
 }
 
+/* Values only go up: what was answered before this command was sent is not undone by anybody. */
 static void ended_chain_step(struct model_slot *s)
 {
 	struct model *m = s->client->model;
 	uint8_t *won = &s->chain->won[s->value >> 32][low_u32(s->value)];
-	bool twice;
+	const bool made = s->t.status == SCSI_GOOD;
+	bool twice = false;
 
-	if (s->t.status != SCSI_GOOD) {
-		*model_seen(s) = 0;
-		m->misses++;
-		return;
-	}
 	pthread_mutex_lock(&m->mutex);
-	twice = *won != 0;
-	*won = 1;
-	m->steps++;
+	if (made) {
+		twice = *won != 0;
+		*won = 1;
+		s->chain->answered = max_u64(s->chain->answered, s->value + 1);
+	}
+	m->steps += made;
+	m->misses += !made;
 	pthread_mutex_unlock(&m->mutex);
+	*model_seen(s) = made ? s->value + 1 : 0;
 	model_expect(s, !twice, "two COMPARE AND WRITE made the same step");
-	*model_seen(s) = s->value + 1;
+	model_expect(s, !made || s->value >= s->floor, "a value that was gone was there again");
+}
+
+static void ended_chain_begin(struct model_slot *s)
+{
+	struct model *m = s->client->model;
+
+	pthread_mutex_lock(&m->mutex);
+	s->chain->beginning_anew = false;
+	s->chain->answered = max_u64(s->chain->answered, s->value);
+	pthread_mutex_unlock(&m->mutex);
+}
+
+static void ended_chain_look(struct model_slot *s)
+{
+	const uint64_t found = load_be64(s->data);
+
+	model_expect(s, found >= s->floor, "a value that was gone is read again");
+	model_expect(s, found >> 32 < MODEL_BEGINNINGS && low_u32(found) < MODEL_STEPS,
+		     "a chain's block is none");
+	*model_seen(s) = found;
 }
 
 static void ended_chain(struct model_slot *s)
 {
-	const uint64_t found = load_be64(s->data);
-
 	if (s->t.cdb[0] == 0x8a)
-		s->chain->beginning_anew = false; /* client 0's alone */
+		ended_chain_begin(s);
 	else if (s->t.cdb[0] == 0x89)
 		ended_chain_step(s);
-	else if (s->t.cdb[0] == 0x88 && found >> 32 < MODEL_BEGINNINGS &&
-		 low_u32(found) < MODEL_STEPS)
-		*model_seen(s) = found;
+	else if (s->t.cdb[0] == 0x88)
+		ended_chain_look(s);
 }
 
 static void model_chain_not_begun(struct model_slot *s)
