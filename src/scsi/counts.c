@@ -1,5 +1,5 @@
 /*
- * What log pages count. The unit counts I/O; commands, what they verify and the time without any are
+ * What log pages count. The unit counts I/O and the time with tasks; commands, and what they verify, are
  * counted here, by each loop in a row of its own, which any thread may sum up: no lock and no atomic
  * read-modify-write, as in unit/stats.c. Apart from log.c, because this runs with every command.
  */
@@ -10,9 +10,6 @@
 #include "scsi/impl.h"
 
 struct lu_counts {
-	/* The time in which commands of this loop were in the task set, and since when some are. */
-	uint64_t busy_ns, since_ns;
-	uint64_t running;
 	uint64_t n[LU_COUNTERS]; /* those that the unit counts stay 0 */
 } __attribute__((aligned(64)));
 
@@ -52,11 +49,6 @@ void counts_destroy(struct scsi_lu *lu)
 	lu->counts = NULL;
 }
 
-static struct lu_counts *counts_of(const struct scsi_task *task)
-{
-	return &task->itl->lu->counts[loop_index(task->nexus->loop)];
-}
-
 static void add(struct lu_counts *c, enum lu_counter counter, uint64_t n)
 {
 	store(&c->n[counter], load(&c->n[counter]) + n);
@@ -92,27 +84,10 @@ static void count(struct lu_counts *c, const struct scsi_task *task)
 		add(c, COUNT_VERIFY_BYTES, (uint64_t)extent_of(task).nblocks << shift);
 }
 
-void counts_enter(const struct scsi_task *task)
+void counts_add(const struct scsi_task *task)
 {
-	struct lu_counts *c = counts_of(task);
-	const uint64_t running = load(&c->running);
-
-	if (running == 0)
-		store(&c->since_ns, loop_now_ns(task->nexus->loop));
-	store(&c->running, running + 1);
-}
-
-void counts_leave(const struct scsi_task *task)
-{
-	struct lu_counts *c = counts_of(task);
-	const uint64_t running = load(&c->running) - 1;
-
-	store(&c->running, running);
-	if (running == 0)
-		store(&c->busy_ns,
-		      load(&c->busy_ns) + loop_now_ns(task->nexus->loop) - load(&c->since_ns));
 	if (task->cmd->flags & CMD_COUNTED)
-		count(c, task);
+		count(&task->itl->lu->counts[loop_index(task->nexus->loop)], task);
 }
 
 static uint64_t less(uint64_t n, uint64_t part)
@@ -128,6 +103,7 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 	out[COUNT_WRITE_BYTES] = s.op[IO_WRITE].bytes + s.op[IO_ZERO].bytes;
 	out[COUNT_WRITE_ERRORS] =
 		s.op[IO_WRITE].errors + s.op[IO_ZERO].errors + s.op[IO_FLUSH].errors;
+	out[COUNT_IDLE_NS] = less(now_ns(), lu->counts_from_ns + s.busy_ns);
 	out[COUNT_WRITE_NS] = s.op[IO_WRITE].total_ns + s.op[IO_ZERO].total_ns;
 	/* What was read to be verified is told there. */
 	out[COUNT_READ_BYTES] = less(s.op[IO_READ].bytes, out[COUNT_VERIFY_BYTES]);
@@ -135,29 +111,16 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 	out[COUNT_READ_NS] = s.op[IO_READ].total_ns;
 }
 
-/* Loops know nothing of each other: the least idle one is told. That only grows (but for what a loop
- * changes at this very moment), which the sum of all would not. */
-static uint64_t idle_ns(const struct scsi_lu *lu, uint64_t busiest_ns)
-{
-	return less(now_ns(), lu->counts_from_ns + busiest_ns);
-}
-
 void counts_read(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS])
 {
 	const unsigned nloops = unit_nloops(lu->unit);
-	uint64_t busiest_ns = 0;
 
 	memset(out, 0, LU_COUNTERS * sizeof(out[0]));
 	for (unsigned i = 0; i < nloops; i++) {
 		const struct lu_counts *c = &lu->counts[i];
-		uint64_t busy_ns = load(&c->busy_ns);
 
-		if (load(&c->running) != 0)
-			busy_ns += less(now_ns(), load(&c->since_ns));
-		busiest_ns = max_u64(busiest_ns, busy_ns);
 		for (unsigned n = 0; n < LU_COUNTERS; n++)
 			out[n] += load(&c->n[n]);
 	}
-	out[COUNT_IDLE_NS] = idle_ns(lu, busiest_ns);
 	add_unit_counters(lu, out);
 }

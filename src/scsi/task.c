@@ -263,7 +263,6 @@ static bool enter(struct scsi_task *task)
 		return true;
 	unit_task_begin(task->itl->attach.channel, &task->unit_task);
 	task->begun = true;
-	counts_enter(task);
 	task->stage = TASK_WAITING;
 	return order_enter(task);
 }
@@ -320,7 +319,7 @@ static void answer_unplugged(struct scsi_task *task)
 void scsi_task_end(struct scsi_task *task)
 {
 	if (task->begun)
-		counts_leave(task);
+		counts_add(task);
 	if (task->keeps || task->locks)
 		task_release(task);
 	if (task->begun) {

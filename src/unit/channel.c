@@ -60,6 +60,8 @@ void unit_task_begin(struct channel *c, struct unit_task *t)
 	t->serial = ++c->last_serial;
 	t->op = NULL;
 	t->busy = 0;
+	if (list_empty(&c->tasks))
+		stats_busy(c);
 	list_push_back(&c->tasks, &t->link);
 }
 
@@ -67,6 +69,8 @@ void unit_task_end(struct unit_task *t)
 {
 	CHECK(t->busy == 0 && t->op == NULL);
 	list_remove(&t->link);
+	if (list_empty(&t->channel->tasks))
+		stats_idle(t->channel);
 	if (t->aborted)
 		channel_victim_gone(t->channel, t);
 }

@@ -48,6 +48,7 @@ struct channel {
 	bool joined __attribute__((aligned(64)));
 	/* Written by `loop`, read by any thread. */
 	struct unit_stats stats __attribute__((aligned(64)));
+	uint64_t since_ns; /* there are tasks; 0: there are none */
 } __attribute__((aligned(64)));
 
 /* When the range locks are disarmed (arm.c). The steward's. */
@@ -147,7 +148,9 @@ void watch_trouble(struct unit *u, int err);
 /* It has stopped, or the loops never ran. */
 void watch_destroy(struct unit_watch *w);
 
-/* stats.c: on the channel's loop. */
+/* stats.c: on the channel's loop. The first task of some came; the last one went. */
+void stats_busy(struct channel *c);
+void stats_idle(struct channel *c);
 void stats_count(struct unit_stats *s, enum io_op op, uint64_t bytes, int err, uint64_t ns);
 
 /* identity.c: unit_identity_load() on the machine that this file names. */

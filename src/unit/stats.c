@@ -5,6 +5,8 @@
  */
 #include "unit/impl.h"
 
+#include <time.h>
+
 /* Buckets count in quarters of a microsecond: four steps for each doubling. */
 #define TICK_NS 250
 
@@ -39,6 +41,33 @@ void stats_count(struct unit_stats *s, enum io_op op, uint64_t bytes, int err, u
 	add(&o->latency[bucket_of(ns)], 1);
 }
 
+void stats_busy(struct channel *c)
+{
+	__atomic_store_n(&c->since_ns, loop_now_ns(c->loop), __ATOMIC_RELAXED);
+}
+
+/* An ABORT takes tasks off the list for a moment: what ends then may not be the last one. */
+void stats_idle(struct channel *c)
+{
+	if (c->since_ns != 0)
+		add(&c->stats.busy_ns, loop_now_ns(c->loop) - c->since_ns);
+	__atomic_store_n(&c->since_ns, 0, __ATOMIC_RELAXED);
+}
+
+static uint64_t busy_ns(const struct channel *c)
+{
+	const uint64_t since_ns = __atomic_load_n(&c->since_ns, __ATOMIC_RELAXED);
+	const uint64_t before_ns = __atomic_load_n(&c->stats.busy_ns, __ATOMIC_RELAXED);
+	struct timespec ts;
+	uint64_t now_ns;
+
+	if (since_ns == 0)
+		return before_ns;
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	now_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	return before_ns + (now_ns > since_ns ? now_ns - since_ns : 0);
+}
+
 static void sum_up(struct unit_op_stats *out, const struct unit_op_stats *in)
 {
 	out->ops += __atomic_load_n(&in->ops, __ATOMIC_RELAXED);
@@ -52,9 +81,13 @@ static void sum_up(struct unit_op_stats *out, const struct unit_op_stats *in)
 void unit_stats_read(const struct unit *u, struct unit_stats *out)
 {
 	*out = (struct unit_stats){.op = {{0}}};
-	for (unsigned i = 0; i < u->nloops; i++)
+	for (unsigned i = 0; i < u->nloops; i++) {
+		const struct channel *c = &u->channels[i];
+
 		for (unsigned op = 0; op < IO_NOPS; op++)
-			sum_up(&out->op[op], &u->channels[i].stats.op[op]);
+			sum_up(&out->op[op], &c->stats.op[op]);
+		out->busy_ns = max_u64(out->busy_ns, busy_ns(c));
+	}
 }
 
 uint64_t unit_latency_bound_ns(unsigned bucket)

@@ -344,6 +344,9 @@ struct unit_op_stats {
 
 struct unit_stats {
 	struct unit_op_stats op[IO_NOPS];
+	/* The time with tasks under way, of the loop that had some the longest. Loops know nothing
+	 * of each other, and this only grows, which their sum would not. */
+	uint64_t busy_ns;
 };
 
 /* The sum over all loops, on any thread. Single counters are exact, their mixture is not a
