@@ -252,7 +252,7 @@ static int extend(struct file *f, uint64_t size)
 
 int file_resize(struct file *f, uint64_t size)
 {
-	uint64_t now;
+	uint64_t now = 0;
 	int err = size_now(f, &now);
 
 	if (err != 0)
