@@ -574,6 +574,9 @@ int job_load(struct scsi_lu *lu, struct unit_view *view)
 	job->left = work == WORK_FORMAT || work == WORK_SANITIZE;
 	show_progress(job, view->size);
 	view->flags |= UNIT_REWRITING;
+	/* No client protected the disk when it was begun, whatever is saved; and now none could end that. */
+	view->flags &= ~(unsigned)UNIT_SOFT_PROTECTED;
+	lu_state_edit(view)->mode &= ~(1u << MODE_SWP);
 	lu_state_edit(view)->work = low_u8(work);
 	lu_state_edit(view)->work_may_exit = job->work.may_exit;
 	return 0;

@@ -755,6 +755,51 @@ static void format_goes_on(void **state)
 	file_remove();
 }
 
+enum { SAVE = 0x01, SWP = 0x08 };
+
+/* SPC-4 7.5.8 */
+static void set_swp(unsigned save, unsigned swp)
+{
+	const uint8_t cdb[6] = {0x15, low_u8(0x10 | save), 0, 0, 16};
+	struct fx_task *ft = FX_CMD(&a, 16, 0x1a, 0x08, 0x0a, 0, 16, 0);
+	uint8_t list[16] = {0};
+
+	fx_good(ft);
+	memcpy(list + 4, ft->data + 4, 12);
+	fx_task_free(ft);
+	list[4] &= 0x3f;
+	list[8] = low_u8((list[8] & ~(unsigned)SWP) | swp);
+	good(run_out(&a, cdb, 6, list, 16));
+}
+
+/* Protection that was saved, and was off when the work began, does not stop it in the middle. */
+static void saved_protection_is_no_trap(void **state)
+{
+	char spec[128];
+
+	file_make(32 * MiB);
+	str_format(spec, sizeof(spec), "fault:rule=write;delay=5ms:%s", file_path);
+	job_up(spec, 512);
+	if (!tags_are_kept()) {
+		job_down();
+		file_remove();
+		skip();
+	}
+	set_swp(SAVE, SWP);
+	refused(overwrite(&a, 0, 1, "\xaa", 1), 0x7, 0x27, 0x02);
+	set_swp(0, 0);
+	good(overwrite(&a, IMMED, 1, "\xaa", 1));
+	pause_ms(30);
+	restart(spec);
+	fx_call(&fx, start_run, NULL);
+	wait_while(&a, SANITIZING);
+	expect_disk(&b, "\xaa", 1);
+	restart(spec);
+	refused(overwrite(&a, 0, 1, "\xbb", 1), 0x7, 0x27, 0x02);
+	job_down();
+	file_remove();
+}
+
 static void failures_stay(void **state)
 {
 	char spec[128];
@@ -912,6 +957,7 @@ int main(void)
 		cmocka_unit_test(flush_fails),
 		cmocka_unit_test(sanitize_goes_on),
 		cmocka_unit_test(format_goes_on),
+		cmocka_unit_test(saved_protection_is_no_trap),
 		cmocka_unit_test(failures_stay),
 		cmocka_unit_test(broken_tags_fail_safe),
 		cmocka_unit_test(long_patterns_are_safe),
