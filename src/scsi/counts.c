@@ -1,7 +1,8 @@
 /*
- * What log pages count. The unit counts I/O and the time with tasks; commands, and what they verify, are
- * counted here, by each loop in a row of its own, which any thread may sum up: no lock and no atomic
- * read-modify-write, as in unit/stats.c. Apart from log.c, because this runs with every command.
+ * What log pages count. The unit counts I/O and the time with tasks; commands, what they verify and
+ * their errors are counted here, by each loop in a row of its own, which any thread may sum up: no
+ * lock and no atomic read-modify-write, as in unit/stats.c. Apart from log.c, because this runs with
+ * every command.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -54,13 +55,21 @@ static void add(struct lu_counts *c, enum lu_counter counter, uint64_t n)
 	store(&c->n[counter], load(&c->n[counter]) + n);
 }
 
-/* A failed verification is told by its sense key (SPC-4 4.5.6): in byte 1 or 2, by the format. */
-static bool is_medium_error(const struct scsi_task *task)
+/* An error of the medium, as the initiator was told of it (SBC-3 4.18): one a command, however often the
+ * block that failed was looked for. */
+static void count_error(struct lu_counts *c, const struct scsi_task *task)
 {
-	const uint8_t format = task->sense[0] & 0x7f;
+	const bool descriptors = (task->sense[0] & 0x7f) >= 0x72;
+	const uint8_t key = task->sense[descriptors ? 1 : 2] & 0x0f;
+	const uint8_t asc = task->sense[descriptors ? 2 : 12];
 
-	return task->status == SCSI_CHECK_CONDITION && task->sense_len != 0 &&
-	       (task->sense[format >= 0x72 ? 1 : 2] & 0x0f) == 0x3;
+	if (key != 0x3 || task->unit_task.aborted)
+		return;
+	if (asc == 0x0c)
+		add(c, COUNT_WRITE_ERRORS, 1);
+	else if (asc == 0x11)
+		add(c, task->cmd->flags & CMD_VERIFIES ? COUNT_VERIFY_ERRORS : COUNT_READ_ERRORS,
+		    1);
 }
 
 static void count(struct lu_counts *c, const struct scsi_task *task)
@@ -76,18 +85,18 @@ static void count(struct lu_counts *c, const struct scsi_task *task)
 		add(c, COUNT_WRITE_COMMANDS, 1);
 		add(c, COUNT_BLOCKS_RECEIVED, nblocks);
 	}
-	if (!(flags & CMD_VERIFIES))
-		return;
-	if (is_medium_error(task))
-		add(c, COUNT_VERIFY_ERRORS, 1);
-	else if (task->status == SCSI_GOOD && !task->unit_task.aborted)
+	if (flags & CMD_VERIFIES && task->status == SCSI_GOOD && !task->unit_task.aborted)
 		add(c, COUNT_VERIFY_BYTES, (uint64_t)extent_of(task).nblocks << shift);
 }
 
 void counts_add(const struct scsi_task *task)
 {
+	struct lu_counts *c = &task->itl->lu->counts[loop_index(task->nexus->loop)];
+
 	if (task->cmd->flags & CMD_COUNTED)
-		count(&task->itl->lu->counts[loop_index(task->nexus->loop)], task);
+		count(c, task);
+	if (task->status == SCSI_CHECK_CONDITION)
+		count_error(c, task);
 }
 
 static uint64_t less(uint64_t n, uint64_t part)
@@ -101,13 +110,10 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 
 	unit_stats_read(lu->unit, &s);
 	out[COUNT_WRITE_BYTES] = s.op[IO_WRITE].bytes + s.op[IO_ZERO].bytes;
-	out[COUNT_WRITE_ERRORS] =
-		s.op[IO_WRITE].errors + s.op[IO_ZERO].errors + s.op[IO_FLUSH].errors;
 	out[COUNT_IDLE_NS] = less(now_ns(), lu->counts_from_ns + s.busy_ns);
 	out[COUNT_WRITE_NS] = s.op[IO_WRITE].total_ns + s.op[IO_ZERO].total_ns;
 	/* What was read to be verified is told there. */
 	out[COUNT_READ_BYTES] = less(s.op[IO_READ].bytes, out[COUNT_VERIFY_BYTES]);
-	out[COUNT_READ_ERRORS] = less(s.op[IO_READ].errors, out[COUNT_VERIFY_ERRORS]);
 	out[COUNT_READ_NS] = s.op[IO_READ].total_ns;
 }
 

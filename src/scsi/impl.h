@@ -551,7 +551,7 @@ void log_refuse_list(struct scsi_task *task, const uint8_t *list, size_t len);
 
 int counts_create(struct scsi_lu *lu);
 void counts_destroy(struct scsi_lu *lu);
-/* A task enters the task set, and leaves it; on its loop. */
+/* A task ends that was in the task set; on its loop. */
 void counts_add(const struct scsi_task *task);
 /* Since the start, whatever was reset. Any thread. */
 void counts_read(const struct scsi_lu *lu, uint64_t out[static LU_COUNTERS]);
