@@ -54,6 +54,7 @@ static bool is_armed(const struct scsi_task *task)
 
 static void unlock(struct scsi_hold *hold)
 {
+	CHECK(hold->state == HOLD_HELD || hold->state == HOLD_NONE);
 	if (hold->state == HOLD_HELD)
 		range_unlock(&hold->range);
 	hold->state = HOLD_NONE;
@@ -310,6 +311,8 @@ bool lock_pending(const struct scsi_task *task)
 
 void lock_end(struct scsi_task *task)
 {
+	for (size_t i = 0; i < ARRAY_LEN(task->segs); i++)
+		CHECK(task->segs[i].hold.state == HOLD_NONE);
 	unlock(&task->hold);
 	task->locks = false;
 }
