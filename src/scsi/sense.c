@@ -128,7 +128,7 @@ void task_bad_parameter(struct scsi_task *task, unsigned byte, unsigned bit)
 /* What an errno of the unit or the store means to the initiator. The first row that fits counts. */
 static const struct error_row {
 	int err;
-	bool reads_only; /* the row is for IO_READ */
+	bool reads_only; /* the row is for what changes nothing */
 	enum scsi_status status;
 	enum sense sense; /* with CHECK CONDITION */
 	bool tells_lba;   /* INFORMATION: the block where the I/O began */
@@ -157,7 +157,7 @@ void task_errno(struct scsi_task *task, int err, enum io_op op, uint64_t lba)
 	for (i = 0; i < ARRAY_LEN(errors); i++) {
 		const struct error_row *row = &errors[i];
 
-		if (row->err != err || (row->reads_only && op != IO_READ))
+		if (row->err != err || (row->reads_only && op != IO_READ && op != IO_EXTENT))
 			continue;
 		if (row->status != SCSI_CHECK_CONDITION)
 			task->status = row->status;

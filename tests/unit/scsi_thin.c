@@ -865,8 +865,7 @@ static void lba_status_behind_the_end(void **state)
 	down();
 	up("fault:rule=extent;eio:ram:8M", 512);
 	ft = status_of(0, 24);
-	assert_int_equal(ft->t.status, SCSI_CHECK_CONDITION);
-	assert_int_equal(ft->t.sense[2], 0x3);
+	fx_sense(ft, 0x3, 0x11, 0x00);
 	fx_task_free(ft);
 	down();
 }
