@@ -252,12 +252,12 @@ int store_errno(int err)
 	static const struct {
 		int from, to;
 	} rows[] = {
-		{-ENODEV, -ENODEV},         {-ENXIO, -ENODEV},        {-ENOMEDIUM, -ENODEV},
-		{-ESHUTDOWN, -ENODEV},      {-ESTALE, -ENODEV},       {-ENOSPC, -ENOSPC},
-		{-EDQUOT, -ENOSPC},         {-EFBIG, -ENOSPC},        {-EROFS, -EROFS},
-		{-EPERM, -EROFS},           {-ENOMEM, -ENOMEM},       {-EINVAL, -EINVAL},
-		{-EOPNOTSUPP, -EOPNOTSUPP}, {-ENODATA, -ENODATA},     {-EILSEQ, -EILSEQ},
-		{-ETIMEDOUT, -ETIMEDOUT},   {-EREMOTEIO, -EREMOTEIO},
+		{-ENODEV, -ENODEV},         {-ENXIO, -ENODEV},  {-ENOMEDIUM, -ENODEV},
+		{-ESHUTDOWN, -ENODEV},      {-ESTALE, -ENODEV}, {-ENOSPC, -ENOSPC},
+		{-EDQUOT, -ENOSPC},         {-EFBIG, -ENOSPC},  {-EROFS, -EROFS},
+		{-EPERM, -EROFS},           {-ENOMEM, -ENOMEM}, {-EINVAL, -EINVAL},
+		{-EOPNOTSUPP, -EOPNOTSUPP}, {-EILSEQ, -EILSEQ}, {-ETIMEDOUT, -ETIMEDOUT},
+		{-EREMOTEIO, -EREMOTEIO},
 	};
 
 	if (err == 0)
@@ -298,7 +298,9 @@ ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap)
 
 int store_tag_set(struct store *s, const char *name, const void *buf, size_t len)
 {
-	return s->type->tag_set == NULL ? -EOPNOTSUPP : s->type->tag_set(s, name, buf, len);
+	int err = s->type->tag_set == NULL ? -EOPNOTSUPP : s->type->tag_set(s, name, buf, len);
+
+	return err == -EACCES ? -EROFS : store_errno(err);
 }
 
 int store_fingerprint(struct store *s, char *buf, size_t cap)

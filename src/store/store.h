@@ -65,7 +65,8 @@ int store_lend(struct store *s, struct loop *loop, uint64_t off, uint64_t len, s
 	       unsigned max_iov);
 void store_release(struct store *s, struct loop *loop, uint64_t off, uint64_t len);
 
-/* See file_tag_get and file_fingerprint. -EOPNOTSUPP where a store keeps nothing. Blocking. */
+/* See file_tag_get and file_fingerprint. -EOPNOTSUPP where a store keeps nothing. Errors of
+ * store_tag_set as store_errno() has them; who may not write gets -EROFS. Blocking. */
 ssize_t store_tag_get(struct store *s, const char *name, void *buf, size_t cap);
 int store_tag_set(struct store *s, const char *name, const void *buf, size_t len);
 int store_fingerprint(struct store *s, char *buf, size_t cap);
@@ -94,7 +95,8 @@ int store_probe(struct store *s, struct store_status *out);
  *   -ENODEV  it is lost          -EROFS  it takes no writes
  *   -ENOSPC  there is no space   -EIO    everything else that nobody could do anything about
  *
- * and as they are: -ENOMEM, -EINVAL, -EOPNOTSUPP, -ETIMEDOUT and what says where a device failed. */
+ * and as they are: -ENOMEM, -EINVAL, -EOPNOTSUPP, -ETIMEDOUT and what a device fails with although its
+ * medium is good. */
 int store_errno(int err);
 
 /* For tests of a fault store: everything that a rule made hang goes on, as if the hang were over

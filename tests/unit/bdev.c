@@ -332,7 +332,7 @@ static void errors_have_one_meaning(void **state)
 		{-ENOMEM, -ENOMEM},
 		{-EOPNOTSUPP, -EOPNOTSUPP},
 		{-ETIMEDOUT, -ETIMEDOUT},
-		{-ENODATA, -ENODATA},
+		{-ENODATA, -EIO},
 		{-EILSEQ, -EILSEQ},
 		{-EREMOTEIO, -EREMOTEIO},
 		{-EACCES, -EIO},

@@ -104,6 +104,11 @@ static void probe_close(struct store *s)
 	free(s);
 }
 
+static int probe_tag_set(struct store *s, const char *name, const void *buf, size_t len)
+{
+	return fail_err;
+}
+
 #define PROBE .open = probe_open, .close = probe_close, .read = probe_io, .write = probe_io
 
 static const struct store_type bare = {.name = "bare", PROBE};
@@ -116,6 +121,7 @@ static const struct store_type full = {
 	.discard = probe_io,
 	.zero = probe_io,
 	.extent = probe_io,
+	.tag_set = probe_tag_set,
 };
 static const struct store_type zeroer = {
 	.name = "zeroer", PROBE, .flush = probe_io, .zero = probe_io};
@@ -378,6 +384,26 @@ static void what_is_missing(void **state)
 	store_close(s);
 }
 
+/* -EACCES is a reservation's to the layers above, and the system's word for a file that may not be
+ * changed. */
+static void errors_of_tags(void **state)
+{
+	static const int rows[][2] = {{0, 0},
+				      {-EACCES, -EROFS},
+				      {-EPERM, -EROFS},
+				      {-EDQUOT, -ENOSPC},
+				      {-ENOSPC, -ENOSPC},
+				      {-EBUSY, -EIO},
+				      {-EOPNOTSUPP, -EOPNOTSUPP}};
+	struct store *s = rig_open(&rig, types, "full:", NULL);
+
+	for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+		fail_err = rows[i][0];
+		assert_int_equal(store_tag_set(s, "id", "x", 1), rows[i][1]);
+	}
+	store_close(s);
+}
+
 static void discard_needs_a_granularity(void **state)
 {
 	struct store *s = rig_open(&rig, types, "full:nodiscard", NULL);
@@ -534,6 +560,7 @@ int main(void)
 		TEST(zero_is_writes_of_zeros),
 		TEST(zero_falls_back),
 		TEST(what_is_missing),
+		TEST(errors_of_tags),
 		TEST(discard_needs_a_granularity),
 		TEST(read_only),
 		TEST(home_loop_batches),
