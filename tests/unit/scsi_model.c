@@ -16,8 +16,9 @@
 
 #include "scsi_model_run.h"
 
-#define OPS     120 /* of each nexus and seed */
-#define LIMIT_S 120 /* a run of one seed; far more than it takes */
+#define OPS     120                    /* of each nexus and seed */
+#define SEEDS   (MODEL_LOOKS ? 10 : 3) /* the thread sanitizer takes ten times as long */
+#define LIMIT_S 120                    /* a run of one seed; far more than it takes */
 
 static struct loop_set *set;
 static char where[256];
@@ -108,7 +109,7 @@ static void run_seeds(const char *spec, unsigned ops)
 	const char *one = getenv("SPINDLE_MODEL_SEED");
 	const bool soak = getenv("SPINDLE_SOAK") != NULL;
 	const uint64_t first = one != NULL ? strtoull(one, NULL, 0) : 1;
-	const uint64_t n = one != NULL ? 1 : soak ? 100 : 10;
+	const uint64_t n = one != NULL ? 1 : soak ? 100 : SEEDS;
 
 	tally = (struct model_tally){0};
 	for (uint64_t seed = first; seed < first + n; seed++) {

@@ -372,8 +372,12 @@ static void make_chain(struct model_slot *s)
 	pthread_mutex_lock(&s->client->model->mutex);
 	s->floor = s->chain->answered;
 	pthread_mutex_unlock(&s->client->model->mutex);
+	if (!MODEL_LOOKS && s->value == 0)
+		s->value = s->floor;
 	if (s->value == 0 || low_u32(s->value) + 1 >= MODEL_STEPS) {
-		s->t.cdb[0] = 0x88;
+		s->t.cdb[0] = MODEL_LOOKS ? 0x88 : 0x00;
+		if (!MODEL_LOOKS)
+			return;
 		model_cdb(s, 0);
 		model_data_in(s, len, len);
 		return;
@@ -472,7 +476,7 @@ static void make_bits(struct model_slot *s)
 	struct model *m = s->client->model;
 	const uint32_t len = model_bytes(s);
 
-	if (model_chance(s->client, 30)) {
+	if (MODEL_LOOKS && model_chance(s->client, 30)) {
 		s->t.cdb[0] = 0x88;
 		model_cdb(s, 0);
 		model_data_in(s, len, len);
