@@ -20,8 +20,6 @@ bool reserve_prepare(struct scsi_itl *itl)
 
 static int edit_reserve(struct unit_op *op, struct unit_view *next)
 {
-	if (next->holder != 0 && next->holder != op->nexus_id)
-		return -EACCES;
 	next->holder = op->nexus_id;
 	return 0;
 }

@@ -263,6 +263,8 @@ bool scsi_not_ready(const struct scsi_itl *itl, unsigned flags, struct sense_dat
 /* The checks that hold for the view of this moment: reservation, unit attention, device state.
  * false: the status is set. Repeated when the view changed before the first store I/O. */
 bool scsi_task_check(struct scsi_task *task);
+/* This view's reservation is another's and keeps the command out. Any loop. */
+bool scsi_task_conflicts(const struct scsi_task *task, const struct unit_view *view);
 /* Past the barrier: the checks, then the command. */
 void scsi_task_start(struct scsi_task *task);
 /* The task leaves: no I/O and no data-out is under way. The task is the transport's afterwards. */

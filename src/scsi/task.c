@@ -134,10 +134,15 @@ static bool is_harmless(const struct scsi_task *task)
 	return false;
 }
 
+bool scsi_task_conflicts(const struct scsi_task *task, const struct unit_view *view)
+{
+	return view->holder != 0 && view->holder != task->nexus->id &&
+	       task->cmd->conflict != CONFLICT_NEVER && !is_harmless(task);
+}
+
 static bool check_reservation(struct scsi_task *task, const struct unit_view *view)
 {
-	if (view->holder == 0 || view->holder == task->nexus->id ||
-	    task->cmd->conflict == CONFLICT_NEVER || is_harmless(task))
+	if (!scsi_task_conflicts(task, view))
 		return true;
 	task->status = SCSI_RESERVATION_CONFLICT;
 	return false;

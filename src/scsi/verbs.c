@@ -100,16 +100,26 @@ static void published(struct unit_op *op, int err)
 		task->next(task);
 }
 
+/* On the steward's loop. Whoever has waited, for its data or for its turn, changes nothing that another
+ * has reserved meanwhile. */
+static int edit(struct unit_op *op, struct unit_view *next)
+{
+	struct scsi_task *task = op_task(op);
+
+	return scsi_task_conflicts(task, next) ? -EACCES : task->change->edit(op, next);
+}
+
 void task_publish(struct scsi_task *task, const struct task_change *change,
 		  void (*next)(struct scsi_task *task))
 {
 	task->next = next;
+	task->change = change;
 	task->op = (struct unit_op){
 		.unit = task->itl->lu->unit,
 		.loop = task->nexus->loop,
 		.nexus_id = task->nexus->id,
 		.task = &task->unit_task,
-		.edit = change->edit,
+		.edit = edit,
 		.keep = change->keep,
 		.changes = change->changes,
 		.act = change->act,

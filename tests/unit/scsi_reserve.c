@@ -213,6 +213,25 @@ static void a_write_that_waited_meanwhile(void **state)
 	conflict(write);
 }
 
+/* Nor does what needs no I/O pass, whose data came after the reservation of another. */
+static void a_change_that_waited_meanwhile(void **state)
+{
+	static const uint8_t d_sense[4 + 12] = {[4] = 0x0a, 0x0a, 0x26, 0x10, 0,    0,
+						0,          0,    0xff, 0xff, 0x00, 0x01};
+	struct fx_task *ft =
+		fx_task_new(&b, (const uint8_t[]){0x15, 0x10, 0, 0, sizeof(d_sense), 0}, 6);
+
+	ft->moves = FX_HOLD;
+	fx_expect_out(ft, sizeof(d_sense));
+	memcpy(ft->data, d_sense, sizeof(d_sense));
+	fx_submit(&fx, ft);
+	good(reserve_6(&a));
+	fx_release(&fx, ft);
+	fx_finish_wait(ft);
+	conflict(ft);
+	good(tur(&a));
+}
+
 /* ---- Fields ---- */
 
 static void third_parties_and_extents_are_refused(void **state)
@@ -356,6 +375,7 @@ int main(void)
 		TEST(no_unit_attention_tells_of_it),
 		TEST(what_it_keeps_others_from),
 		TEST(a_write_that_waited_meanwhile),
+		TEST(a_change_that_waited_meanwhile),
 		TEST(third_parties_and_extents_are_refused),
 		TEST(prevent_and_allow),
 		TEST(only_one_of_many_gets_it),
