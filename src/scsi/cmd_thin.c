@@ -110,15 +110,6 @@ static bool unmap_check(struct scsi_task *task)
 	return true;
 }
 
-static void unmap_end(struct scsi_task *task)
-{
-	/* Without a write cache it is durable, as a write is: no power cut brings old data back. */
-	if (itl_view(task->itl)->flags & UNIT_WRITE_THROUGH)
-		task_io(task, IO_FLUSH, 0, 0, scsi_task_end);
-	else
-		scsi_task_end(task);
-}
-
 static void unmap_next(struct scsi_task *task)
 {
 	const unsigned n = unmap_count(task);
@@ -131,7 +122,7 @@ static void unmap_next(struct scsi_task *task)
 	if (task->step_left != 0)
 		step_io(task, IO_DISCARD, unmap_next);
 	else
-		unmap_end(task);
+		scsi_task_end(task);
 }
 
 static void unmap_length_error(struct scsi_task *task)
