@@ -392,6 +392,8 @@ static void check_listed(uint8_t lun, const struct scsi_cmd *cmd, const uint8_t 
 	scsi_cmd_usage(cmd, fx.lus[lun], mask);
 	assert_memory_equal(one->data + 4, mask, cmd->cdb_len);
 	assert_int_equal(one->data[4], cmd->opcode);
+	if (actions)
+		assert_int_equal(one->data[5] & 0x1f, cmd->service_action);
 	if (timeouts) {
 		assert_memory_equal(one->data + 4 + cmd->cdb_len, d + 8, 12);
 		assert_int_equal(load_be16(d + 8), 10);
