@@ -71,9 +71,6 @@ struct unit_live {
 	struct work_lane *lane;   /* asking the store, and giving it another size */
 	struct unit_watch *watch; /* atomic: set once */
 	struct unit_usage usage;  /* atomic, each by itself */
-	/* Of the operation that acts: the worker's while it runs. */
-	struct work resize;
-	int resize_err;
 };
 
 struct unit {

@@ -31,31 +31,28 @@ bool live_take_size(const struct unit *u, struct unit_view *next)
 	return true;
 }
 
+static struct unit_op *op_of(struct work *work)
+{
+	return container_of(work, struct unit_op, resize.work);
+}
+
 static void resize_run(struct work *work)
 {
-	struct unit *u = container_of(work, struct unit, live.resize);
-	unsigned shift = bdev_info(u->bdev)->block_shift;
-	uint64_t size = u->current->size;
+	struct unit_op *op = op_of(work);
+	struct bdev *b = op->unit->bdev;
+	uint64_t size = op->resize.size, nblocks = size >> bdev_info(b)->block_shift;
 
-	if (size != 0 && size >> shift == 0)
-		u->live.resize_err = -ERANGE;
-	else
-		u->live.resize_err = bdev_resize(u->bdev, size >> shift);
+	op->err = size != 0 && nblocks == 0 ? -ERANGE : bdev_resize(b, nblocks);
 }
 
 static void resize_done(struct work *work)
 {
-	struct unit *u = container_of(work, struct unit, live.resize);
+	struct unit_op *op = op_of(work);
 
-	unit_op_acted(u->current, u->live.resize_err);
-}
-
-static void resize_act(struct unit_op *op)
-{
-	struct unit *u = op->unit;
-
-	u->live.resize = (struct work){.run = resize_run, .done = resize_done, .loop = u->steward};
-	work_submit(u->live.lane, &u->live.resize);
+	if (op->err == 0)
+		unit_publish(op);
+	else
+		op->done(op, op->err);
 }
 
 static int resize_edit(struct unit_op *op, struct unit_view *next)
@@ -64,12 +61,14 @@ static int resize_edit(struct unit_op *op, struct unit_view *next)
 	return 0;
 }
 
+/* The store first, and only then its turn at the steward: while the store takes its time, and be it for
+ * ever, everything else goes on. Nobody uses what is not there yet, so nothing needs to drain. */
 void unit_resize(struct unit_op *op, uint64_t size)
 {
-	op->act = resize_act;
 	op->edit = resize_edit;
-	op->size = size;
-	unit_quiesce(op);
+	op->resize.size = size;
+	op->resize.work = (struct work){.run = resize_run, .done = resize_done, .loop = op->loop};
+	work_submit(op->unit->live.lane, &op->resize.work);
 }
 
 /* ---- Write protection ---- */

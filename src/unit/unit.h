@@ -254,7 +254,10 @@ struct unit_op {
 	uint64_t submitted_ns;
 	unsigned at_large; /* messages that have not come back to `loop` */
 	bool cancelling;
-	uint64_t size; /* unit_resize */
+	struct {
+		struct work work; /* before the PUBLISH: the worker's while it runs */
+		uint64_t size;
+	} resize;
 };
 
 void unit_publish(struct unit_op *op);
@@ -286,8 +289,9 @@ void unit_arm(struct unit_op *op);
 /* ---- Live change
  * -------------------------------------------------------------------------------------------- */
 
-/* QUIESCE: takes over the size that the store has by now, or (size not 0) gives it that one. The
- * owner fills unit, loop, timeout_ns, done. -ERANGE: it would shrink. */
+/* Takes over the size that the store has by now, or (size not 0) gives it that one; then a PUBLISH.
+ * The owner fills unit, loop, done, and does not cancel it. A store that hangs, also when the watch
+ * asks it, holds up this and nothing else. -ERANGE: it would shrink. */
 void unit_resize(struct unit_op *op, uint64_t size);
 /* PUBLISH: write protection on or off, by who exports it. The owner fills unit, loop, done. -EROFS:
  * off, but the store below is read-only, or was opened so. */

@@ -703,31 +703,70 @@ static void keep_sizes(struct unit_op *op)
 	unit_op_acted(op, 0);
 }
 
-/* A deadline that passes while something hangs, and a QUIESCE in the way of the watch. */
-static void resize_waits_for_io(void **state)
+/* I/O that hangs is no obstacle: nobody uses what was not there. */
+static void resize_waits_for_no_io(void **state)
 {
-	struct control c, q;
+	struct control c;
 	struct job j;
 
 	steer.hold = true;
 	job_start(&j, 0, IO_READ, 0);
 	run_for(1000);
 	control_init(&c);
-	c.op.timeout_ns = SECOND;
 	unit_resize(&c.op, 2 * SIZE);
-	assert_int_equal(control_run(&c), -ETIMEDOUT);
-	assert_int_equal(steer.status.size, SIZE);
+	assert_int_equal(control_run(&c), 0);
+	assert_int_equal(view()->size, 2 * SIZE);
+	expect_told(1, 0, 0);
+	io_end(steer.held, 0);
+	while (!j.done)
+		assert_true(sim_step(set));
+	unit_task_end(&j.ut);
+}
+
+/* A QUIESCE is in the way of the watch, and of a resize. */
+static void grows_behind_a_quiesce(void **state)
+{
+	struct control c, q;
+	struct job j;
+
+	steer.hold = true;
+	job_start(&j, 0, IO_READ, 0);
 	control_init(&q);
 	q.op.act = keep_sizes;
 	unit_quiesce(&q.op);
 	steer.status.size = 2 * SIZE;
 	run_for(3 * INTERVAL);
-	assert_int_equal(view()->size, SIZE); /* behind the QUIESCE */
+	control_init(&c);
+	unit_resize(&c.op, 3 * SIZE);
+	run_for(3 * INTERVAL);
+	assert_int_equal(view()->size, SIZE);
+	assert_false(c.done);
 	io_end(steer.held, 0);
 	assert_int_equal(control_run(&q), 0);
+	assert_int_equal(control_run(&c), 0);
 	run_for(INTERVAL);
-	assert_int_equal(view()->size, 2 * SIZE);
+	assert_int_equal(view()->size, 3 * SIZE);
 	unit_task_end(&j.ut);
+}
+
+/* Several at once, and none of them is lost. */
+static void resizes_at_once(void **state)
+{
+	struct control c[8];
+
+	for (unsigned i = 0; i < ARRAY_LEN(c); i++) {
+		control_init(&c[i]);
+		c[i].op.loop = loop_set_at(set, i % NLOOPS);
+		unit_resize(&c[i].op, (i + 2) * SIZE);
+	}
+	for (unsigned i = 0; i < ARRAY_LEN(c); i++) {
+		int err = control_run(&c[i]);
+
+		assert_true(err == 0 || err == -ERANGE); /* a larger one came first */
+	}
+	run_for(SECOND);
+	assert_int_equal(view()->size, 9 * SIZE);
+	assert_int_equal(steer.status.size, 9 * SIZE);
 }
 
 /* Stopped while its PUBLISH waits behind something that hangs: it does not wait for that. */
@@ -846,7 +885,9 @@ int main(void)
 		TEST(errors_by_the_thousand),
 		TEST(asked_while_it_looks),
 		TEST(resize),
-		TEST(resize_waits_for_io),
+		TEST(resize_waits_for_no_io),
+		TEST(grows_behind_a_quiesce),
+		TEST(resizes_at_once),
 		TEST(stops_behind_a_quiesce),
 		TEST(stops_at_any_moment),
 		TEST(ends_up_with_the_truth),

@@ -432,6 +432,69 @@ static void a_probe_hangs(void **state)
 	stop_loops();
 }
 
+/* An operation of the one who exports the disk, on loop 0. */
+struct control {
+	struct unit_op op;
+	struct loop_msg msg;
+	atomic_int err; /* 1: not done */
+};
+
+static void control_done(struct unit_op *op, int err)
+{
+	container_of(op, struct control, op)->err = err;
+}
+
+static void grow(struct loop_msg *msg)
+{
+	unit_resize(&container_of(msg, struct control, msg)->op, 2 * SIZE);
+}
+
+static void protect(struct loop_msg *msg)
+{
+	unit_protect(&container_of(msg, struct control, msg)->op, UNIT_READ_ONLY);
+}
+
+static void control_start(struct control *c, void (*start)(struct loop_msg *msg))
+{
+	struct loop *loop = loop_set_at(set, 0);
+
+	*c = (struct control){
+		.op = {.unit = unit, .loop = loop, .done = control_done},
+		.msg = {.run = start},
+		.err = 1,
+	};
+	loop_post(loop, &c->msg);
+}
+
+/* A new size has to wait for a store that does not say how it is. Nothing else has. */
+static void a_probe_hangs_before_a_resize(void **state)
+{
+	struct control resize, other;
+	char spec[256];
+
+	str_format(spec, sizeof(spec), "fault:rule=any;hang;while=%s:%s", flag, file);
+	make_unit(spec, SIZE);
+	start_loops();
+	start_load();
+	wait_until(done_well > 0);
+	raise_flag();
+	start_watch();
+	sleep_ms(50);
+	control_start(&resize, grow);
+	sleep_ms(50);
+	control_start(&other, protect);
+	wait_until(other.err != 1);
+	assert_int_equal(other.err, 0);
+	assert_int_equal(resize.err, 1);
+	unlink(flag);
+	wait_until(resize.err != 1);
+	assert_int_equal(resize.err, 0);
+	assert_int_equal(bdev_nblocks(unit_bdev(unit)), 2 * SIZE / 512);
+	stop_load();
+	stop_watch();
+	stop_loops();
+}
+
 static void stops_at_any_moment(void **state)
 {
 	for (unsigned i = 0; i < 60; i++) {
@@ -505,10 +568,10 @@ static void a_file_is_cut_off(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(a_file_grows_under_load), TEST(lost_and_back_under_load),
-		TEST(read_only_under_load),    TEST(a_probe_hangs),
-		TEST(stops_at_any_moment),     TEST(a_file_without_a_name),
-		TEST(a_file_is_cut_off),
+		TEST(a_file_grows_under_load),       TEST(lost_and_back_under_load),
+		TEST(read_only_under_load),          TEST(a_probe_hangs),
+		TEST(a_probe_hangs_before_a_resize), TEST(stops_at_any_moment),
+		TEST(a_file_without_a_name),         TEST(a_file_is_cut_off),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
