@@ -299,14 +299,14 @@ static int probe_device(struct file *f, dev_t dev, struct file_status *out)
 
 /* A file system may be read-only without saying so, after an error or by an attribute of the file:
  * once a write was refused, only a change tells whether the next one would be. The least there is
- * is the time of the last access. */
+ * is the time of the last access, or for who does not own the file its times as they are now. */
 static bool still_refused(struct file *f)
 {
 	const struct timespec times[2] = {{.tv_nsec = UTIME_NOW}, {.tv_nsec = UTIME_OMIT}};
 
 	if (!atomic_load_explicit(&f->refused, memory_order_relaxed))
 		return false;
-	if (futimens(f->fd, times) != 0)
+	if (futimens(f->fd, times) != 0 && futimens(f->fd, NULL) != 0)
 		return true;
 	atomic_store_explicit(&f->refused, false, memory_order_relaxed);
 	return false;

@@ -297,6 +297,31 @@ static void refusals_are_remembered_until_they_end(void **state)
 	file_close(f);
 }
 
+/* Who may write a file and does not own it cannot set one of its times alone. */
+static void refusals_end_for_those_who_own_nothing(void **state)
+{
+	struct place *p = *state;
+	struct file_status now;
+	struct file *f;
+
+	if (geteuid() != 0)
+		skip();
+	f = must_open(p, 0, MiB);
+	assert_int_equal(chmod(p->path, 0666), 0);
+	file_note_error(f, -EPERM);
+	assert_int_equal(seteuid(65534), 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_int_equal(seteuid(0), 0);
+	assert_false(now.read_only || f->refused);
+	assert_int_equal(chmod(p->path, 0600), 0);
+	file_note_error(f, -EPERM);
+	assert_int_equal(seteuid(65534), 0);
+	assert_int_equal(file_probe(f, &now), 0);
+	assert_int_equal(seteuid(0), 0);
+	assert_true(now.read_only && f->refused);
+	file_close(f);
+}
+
 /* Its inode says that it is the same. */
 static void a_lost_file_comes_back(void **state)
 {
@@ -588,6 +613,7 @@ int main(void)
 		TEST(a_file_never_shrinks),
 		TEST(a_file_tells_how_it_is),
 		TEST(refusals_are_remembered_until_they_end),
+		TEST(refusals_end_for_those_who_own_nothing),
 		TEST(a_lost_file_comes_back),
 		TEST(what_turns_and_how_large),
 		TEST(tags_are_kept_with_the_file),
