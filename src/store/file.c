@@ -101,7 +101,9 @@ static void file_store_close(struct store *s)
 	free(f);
 }
 
-/* Not only flushes sync the file, and whoever does may be told of an earlier write's failure. */
+/* Not only flushes sync the file, and whoever does may be told of an earlier write's failure. Nor is
+ * what they could not make durable tried again: it may look as if it were there, and the next sync
+ * would find nothing to do. */
 static int latched(struct file_store *f, int err)
 {
 	if (err == -EIO)
@@ -109,18 +111,21 @@ static int latched(struct file_store *f, int err)
 	return err;
 }
 
-static int file_store_resize(struct store *s, uint64_t size)
-{
-	struct file_store *f = file_of(s);
-	int err = latched(f, file_resize(f->file, size));
-
-	s->info.size = file_info(f->file)->size;
-	return err;
-}
-
 static bool has_failed(const struct file_store *f)
 {
 	return atomic_load_explicit(&f->failed, memory_order_relaxed);
+}
+
+static int file_store_resize(struct store *s, uint64_t size)
+{
+	struct file_store *f = file_of(s);
+	int err;
+
+	if (has_failed(f))
+		return -EIO;
+	err = latched(f, file_resize(f->file, size));
+	s->info.size = file_info(f->file)->size;
+	return err;
 }
 
 static int file_store_probe(struct store *s, struct store_status *out)
@@ -243,6 +248,8 @@ static int file_store_tag_set(struct store *s, const char *name, const void *buf
 {
 	struct file_store *f = file_of(s);
 
+	if (has_failed(f))
+		return -EIO;
 	return latched(f, file_tag_set(f->file, name, buf, len));
 }
 

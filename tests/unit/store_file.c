@@ -394,6 +394,12 @@ static void expect_latched(struct store *s, bool latched)
 	assert_int_equal(now.flush_failed, latched);
 	assert_int_equal(rig_io(&rig, s, 1, IO_WRITE, 0, 0, 512, data), latched ? -EIO : 0);
 	assert_int_equal(rig_io(&rig, s, 0, IO_FLUSH, 0, 0, 0, NULL), latched ? -EIO : 0);
+	if (!latched)
+		return;
+	/* They would be told that all is well by now. */
+	assert_int_equal(store_tag_set(s, "id", "abc", 3), -EIO);
+	assert_int_equal(store_resize(s, 128 * KiB), -EIO);
+	assert_int_equal(store_info(s)->size, 64 * KiB);
 }
 
 /* The kernel would not tell the next flush what it told them. */
