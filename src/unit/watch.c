@@ -108,22 +108,17 @@ static unsigned apply_protection(const struct unit_watch *w, struct unit_view *n
 	return toggled ? UNIT_CHANGED_PROTECTION : 0;
 }
 
-static unsigned apply_lost(struct unit_view *next, unsigned *events)
+static void apply_lost(struct unit_view *next, unsigned *events)
 {
 	if ((next->flags & UNIT_MISSING) == 0)
 		add_event(events, UNIT_EVENT_LOST);
 	next->flags |= UNIT_MISSING;
-	return 0;
 }
 
-/* Brings what the probe found into a view: the changes to tell the attachments, and the events. */
-static unsigned apply(const struct unit_watch *w, struct unit_view *next, unsigned *events)
+static unsigned apply_found(const struct unit_watch *w, struct unit_view *next, unsigned *events)
 {
 	unsigned changes = 0;
 
-	*events = 0;
-	if (w->err != 0)
-		return apply_lost(next, events);
 	if ((next->flags & UNIT_MISSING) != 0) {
 		next->flags &= ~(unsigned)UNIT_MISSING;
 		changes |= UNIT_CHANGED_MEDIUM;
@@ -133,15 +128,30 @@ static unsigned apply(const struct unit_watch *w, struct unit_view *next, unsign
 		changes |= UNIT_CHANGED_SIZE;
 		add_event(events, UNIT_EVENT_GREW);
 	}
-	changes |= apply_protection(w, next, events);
-	*events |= lasting_events(w) & ~w->told;
+	return changes;
+}
+
+/* Brings what the probe found into a view: the changes to tell the attachments, and the events. That
+ * a flush failed is known whatever else could not be found out. */
+static unsigned apply(const struct unit_watch *w, struct unit_view *next, unsigned *events)
+{
+	unsigned changes = 0;
+
+	*events = 0;
+	if (w->err == 0)
+		changes |= apply_found(w, next, events);
+	else if (w->err == -ENODEV)
+		apply_lost(next, events);
+	if (w->err == 0 || w->status.flush_failed) {
+		changes |= apply_protection(w, next, events);
+		*events |= lasting_events(w) & ~w->told;
+	}
 	return changes;
 }
 
 static void tell(struct unit_watch *w, unsigned events)
 {
-	if (w->err == 0)
-		w->told = lasting_events(w);
+	w->told = w->err == 0 ? lasting_events(w) : w->told | (events & LASTING_EVENTS);
 	for (unsigned event = 0; events >> event != 0; event++)
 		if ((events & 1u << event) != 0 && w->config.event != NULL)
 			w->config.event(w->config.arg, w->unit, (enum unit_event)event);
@@ -194,6 +204,8 @@ static void probe_run(struct work *work)
 	uint64_t nblocks = bdev_nblocks(b);
 
 	w->err = bdev_probe(b, &w->status);
+	if (w->err != 0)
+		w->status = (struct store_status){.flush_failed = w->status.flush_failed};
 	w->smaller = w->err == 0 && w->status.size >> shift < nblocks;
 	if (w->err == 0 && w->status.size >> shift > nblocks)
 		bdev_resize(b, 0); /* what it did not take over now it finds with the next look */
@@ -215,7 +227,7 @@ static void probe_done(struct work *work)
 	unsigned events;
 
 	w->looked_ns = loop_now_ns(w->unit->steward);
-	if (w->stopping || (w->err != 0 && w->err != -ENODEV)) {
+	if (w->stopping) {
 		rest(w);
 		return;
 	}

@@ -601,6 +601,37 @@ static void failed_flush(void **state)
 	expect_events({UNIT_EVENT_FLUSH_FAILED, 1});
 }
 
+/* Also of one that cannot say how it is, or is gone. */
+static void failed_flush_is_all_that_is_known(void **state)
+{
+	static const int errors[] = {-EACCES, -ENODEV};
+
+	for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
+		bool lost = errors[i] == -ENODEV;
+
+		steer.status.read_only = steer.status.unlinked = true; /* not to be believed */
+		steer.probe_err = errors[i];
+		steer.io_err[IO_FLUSH] = -EIO;
+		assert_int_equal(io(IO_FLUSH), -EIO);
+		run_for(2 * INTERVAL);
+		assert_true(flag(UNIT_WRITE_PROTECTED));
+		assert_int_equal(flag(UNIT_MISSING), lost);
+		expect_told(0, 0, 1);
+		expect_events({UNIT_EVENT_FLUSH_FAILED, 1}, {UNIT_EVENT_LOST, lost});
+		steer.probe_err = 0;
+		steer.status.read_only = steer.status.unlinked = false;
+		run_for(2 * INTERVAL);
+		assert_true(flag(UNIT_WRITE_PROTECTED));
+		expect_told(0, lost, 1);
+		expect_events({UNIT_EVENT_FLUSH_FAILED, 1}, {UNIT_EVENT_LOST, lost},
+			      {UNIT_EVENT_BACK, lost});
+		stop_and_drop();
+		make_unit(false);
+		start();
+		run_for(SECOND);
+	}
+}
+
 /* Nothing was lost, so nothing must stay. */
 static void flush_of_a_lost_disk(void **state)
 {
@@ -879,6 +910,7 @@ int main(void)
 		TEST(asked_for_and_necessary),
 		TEST(opened_read_only),
 		TEST(failed_flush),
+		TEST(failed_flush_is_all_that_is_known),
 		TEST(flush_of_a_lost_disk),
 		TEST(store_says_a_flush_failed),
 		TEST(unlinked),
