@@ -440,6 +440,7 @@ static void cancel_victims(struct channel *c, struct list *todo)
 		struct unit_task *t = list_entry(pos, struct unit_task, link);
 
 		list_push_back(&c->tasks, pos);
+		stats_busy(c);
 		if (t->op != NULL)
 			unit_op_cancel(t->op);
 		t->cancel(t);

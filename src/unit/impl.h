@@ -48,7 +48,7 @@ struct channel {
 	bool joined __attribute__((aligned(64)));
 	/* Written by `loop`, read by any thread. */
 	struct unit_stats stats __attribute__((aligned(64)));
-	uint64_t since_ns; /* there are tasks; 0: there are none */
+	uint64_t busy; /* stats.c */
 } __attribute__((aligned(64)));
 
 /* When the range locks are disarmed (arm.c). The steward's. */

@@ -41,31 +41,33 @@ void stats_count(struct unit_stats *s, enum io_op op, uint64_t bytes, int err, u
 	add(&o->latency[bucket_of(ns)], 1);
 }
 
+/*
+ * The time with tasks is one word, so that who reads it never sees half of a change: while there are
+ * none it is that time, and while there are some the moment since when there would be, had there
+ * been some all the time.
+ */
+#define BUSY (UINT64_C(1) << 63)
+
+static uint64_t busy_ns(uint64_t word, uint64_t now)
+{
+	if ((word & BUSY) == 0)
+		return word;
+	word &= ~BUSY;
+	return now > word ? now - word : 0;
+}
+
+/* An ABORT takes tasks off the list for a moment: what comes then may not be the first one, and when
+ * the last one on it ends it may come back. */
 void stats_busy(struct channel *c)
 {
-	__atomic_store_n(&c->since_ns, loop_now_ns(c->loop), __ATOMIC_RELAXED);
+	if ((c->busy & BUSY) == 0)
+		__atomic_store_n(&c->busy, BUSY | (loop_now_ns(c->loop) - c->busy),
+				 __ATOMIC_RELAXED);
 }
 
-/* An ABORT takes tasks off the list for a moment: what ends then may not be the last one. */
 void stats_idle(struct channel *c)
 {
-	if (c->since_ns != 0)
-		add(&c->stats.busy_ns, loop_now_ns(c->loop) - c->since_ns);
-	__atomic_store_n(&c->since_ns, 0, __ATOMIC_RELAXED);
-}
-
-static uint64_t busy_ns(const struct channel *c)
-{
-	const uint64_t since_ns = __atomic_load_n(&c->since_ns, __ATOMIC_RELAXED);
-	const uint64_t before_ns = __atomic_load_n(&c->stats.busy_ns, __ATOMIC_RELAXED);
-	struct timespec ts;
-	uint64_t now_ns;
-
-	if (since_ns == 0)
-		return before_ns;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	now_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	return before_ns + (now_ns > since_ns ? now_ns - since_ns : 0);
+	__atomic_store_n(&c->busy, busy_ns(c->busy, loop_now_ns(c->loop)), __ATOMIC_RELAXED);
 }
 
 static void sum_up(struct unit_op_stats *out, const struct unit_op_stats *in)
@@ -78,15 +80,26 @@ static void sum_up(struct unit_op_stats *out, const struct unit_op_stats *in)
 		out->latency[b] += __atomic_load_n(&in->latency[b], __ATOMIC_RELAXED);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 void unit_stats_read(const struct unit *u, struct unit_stats *out)
 {
+	const uint64_t now = now_ns();
+
 	*out = (struct unit_stats){.op = {{0}}};
 	for (unsigned i = 0; i < u->nloops; i++) {
 		const struct channel *c = &u->channels[i];
 
 		for (unsigned op = 0; op < IO_NOPS; op++)
 			sum_up(&out->op[op], &c->stats.op[op]);
-		out->busy_ns = max_u64(out->busy_ns, busy_ns(c));
+		out->busy_ns = max_u64(out->busy_ns,
+				       busy_ns(__atomic_load_n(&c->busy, __ATOMIC_RELAXED), now));
 	}
 }
 

@@ -988,6 +988,50 @@ static void counters(void **state)
 	assert_int_equal(s.op[IO_ZERO].ops, 0);
 }
 
+static uint64_t busy_ms(void)
+{
+	struct unit_stats s;
+
+	unit_stats_read(unit, &s);
+	return s.busy_ns / MS;
+}
+
+static bool matches_all(const struct unit_op *op, const struct unit_task *t)
+{
+	return true;
+}
+
+/* Time counts from the first task to the last, whatever an ABORT does to those between. */
+static void time_with_tasks(void **state)
+{
+	struct job first, second, late;
+	struct control c;
+
+	for (unsigned order = 0; order < 2; order++) {
+		struct job *ending = order == 0 ? &first : &second;
+		uint64_t before = busy_ms();
+
+		job_begin(&first, 0);
+		job_begin(&second, 0);
+		ending->ut.cancel = unit_task_end;
+		pass_time(10 * MS);
+		control_init(&c, 0);
+		c.op.matches = matches_all;
+		unit_abort(&c.op);
+		pass_time(20 * MS);
+		job_begin(&late, 0);
+		pass_time(30 * MS);
+		unit_task_end(order == 0 ? &second.ut : &first.ut);
+		pass_time(40 * MS);
+		unit_task_end(&late.ut);
+		settle();
+		assert_true(c.done);
+		assert_in_range(busy_ms() - before, 100, 101);
+		pass_time(10 * MS);
+		assert_in_range(busy_ms() - before, 100, 101);
+	}
+}
+
 static unsigned bucket_of(uint64_t ns)
 {
 	static struct unit_stats s;
@@ -1066,6 +1110,7 @@ int main(void)
 		ON_A_UNIT(parked_io_goes_on_in_order),
 		ON_A_UNIT(lending),
 		ON_A_UNIT(counters),
+		ON_A_UNIT(time_with_tasks),
 		cmocka_unit_test(latency_buckets),
 		cmocka_unit_test(percentiles),
 	};
