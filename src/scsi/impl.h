@@ -156,6 +156,7 @@ enum lu_changes {
 	LU_CHANGED_TIMESTAMP = UNIT_CHANGED_DEVICE << 2,
 	LU_CHANGED_INQUIRY = UNIT_CHANGED_DEVICE << 3,
 	LU_CHANGED_IDENTIFIER = UNIT_CHANGED_DEVICE << 4,
+	LU_CHANGED_BLOCKS = UNIT_CHANGED_DEVICE << 5, /* all of them, from now on: job.c */
 };
 
 /* ---- Objects ---- */
@@ -267,6 +268,8 @@ bool scsi_task_check(struct scsi_task *task);
 bool scsi_task_conflicts(const struct scsi_task *task, const struct unit_view *view);
 /* Past the barrier: the checks, then the command. */
 void scsi_task_start(struct scsi_task *task);
+/* Work on the whole disk begins. */
+void scsi_task_overtaken(struct unit_task *t);
 /* The task leaves: no I/O and no data-out is under way. The task is the transport's afterwards. */
 void scsi_task_end(struct scsi_task *task);
 /* Aborted, or has a status other than GOOD: nothing new is begun for it. */

@@ -183,6 +183,7 @@ static int claim(struct unit_op *op, struct unit_view *next)
 	__atomic_store_n(&req->job->progress, 0, __ATOMIC_RELAXED);
 	req->had_failed = lu_state_of(next)->work != WORK_NONE;
 	next->flags |= UNIT_REWRITING;
+	op->changes = job_is_test(&req->work) ? 0 : LU_CHANGED_BLOCKS;
 	lu_state_edit(next)->work = low_u8(job_running_state(&req->work));
 	lu_state_edit(next)->work_may_exit = req->work.may_exit;
 	return 0;

@@ -184,6 +184,13 @@ static void attached(struct unit_attach *a, int err)
 	nexus_settle(n);
 }
 
+static void changed(struct unit_attach *a, unsigned changes, uint64_t origin)
+{
+	if (changes & LU_CHANGED_BLOCKS)
+		unit_visit_tasks(a, scsi_task_overtaken);
+	ua_changed(a, changes, origin);
+}
+
 /* A nexus that is lost must be rid of its tasks: what that needs is there from the start. */
 struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu)
 {
@@ -198,7 +205,7 @@ struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu)
 		.attach = {.nexus_id = n->id,
 			   .loop = n->loop,
 			   .attached = attached,
-			   .changed = ua_changed},
+			   .changed = changed},
 		.abort = {.unit = lu->unit,
 			  .loop = n->loop,
 			  .nexus_id = n->id,

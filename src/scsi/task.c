@@ -198,6 +198,19 @@ static bool check_device_state(struct scsi_task *task, const struct unit_view *v
 	return task->status == SCSI_GOOD;
 }
 
+/* The work undoes what the task has written so far. However soon the work is over, and the rest could
+ * be written: GOOD would say that all of it is there. */
+void scsi_task_overtaken(struct unit_task *t)
+{
+	struct scsi_task *task = container_of(t, struct scsi_task, unit_task);
+	struct sense_data sense;
+
+	if (task->stage == TASK_RUNNING && task->generation == 0 &&
+	    task->cmd->flags & CMD_CHANGES_DATA &&
+	    job_sense(task->itl->lu, itl_view(task->itl), &sense))
+		task_sense_data(task, &sense);
+}
+
 /* ---- The pipeline ---- */
 
 bool scsi_task_check(struct scsi_task *task)

@@ -101,12 +101,16 @@ static void published(struct unit_op *op, int err)
 }
 
 /* On the steward's loop. Whoever has waited, for its data or for its turn, changes nothing that another
- * has reserved meanwhile. */
+ * has reserved meanwhile, and stops or protects no disk that is rewritten since. */
 static int edit(struct unit_op *op, struct unit_view *next)
 {
 	struct scsi_task *task = op_task(op);
 
-	return scsi_task_conflicts(task, next) ? -EACCES : task->change->edit(op, next);
+	if (scsi_task_conflicts(task, next))
+		return -EACCES;
+	if (next->flags & UNIT_REWRITING && !(task->cmd->flags & CMD_WHEN_REWRITING))
+		return -EBUSY;
+	return task->change->edit(op, next);
 }
 
 void task_publish(struct scsi_task *task, const struct task_change *change,

@@ -75,6 +75,16 @@ void unit_task_end(struct unit_task *t)
 		channel_victim_gone(t->channel, t);
 }
 
+void unit_visit_tasks(const struct unit_attach *a, void (*visit)(struct unit_task *t))
+{
+	list_for_each (pos, &a->channel->tasks) {
+		struct unit_task *t = list_entry(pos, struct unit_task, link);
+
+		if (t->nexus_id == a->nexus_id)
+			visit(t);
+	}
+}
+
 /* ---- The end of an I/O ---- */
 
 /* The owner may free it, or submit it again, from here on. */

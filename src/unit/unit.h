@@ -155,6 +155,8 @@ struct unit_task {
 void unit_task_begin(struct channel *c, struct unit_task *t);
 /* None of its I/O and no operation that serves it is under way. */
 void unit_task_end(struct unit_task *t);
+/* On a->loop: all tasks of the nexus there. `visit` ends none of them. */
+void unit_visit_tasks(const struct unit_attach *a, void (*visit)(struct unit_task *t));
 
 const struct unit_view *channel_view(const struct channel *c);
 struct unit *channel_unit(const struct channel *c);

@@ -436,6 +436,67 @@ static void one_at_a_time(void **state)
 	}
 }
 
+static void wait_moves(struct fx_task *ft, unsigned n)
+{
+	unsigned i;
+
+	for (i = 0; i < 1000 && __atomic_load_n(&ft->nmoves, __ATOMIC_SEQ_CST) < n; i++)
+		pause_ms(2);
+	assert_true(i < 1000);
+}
+
+/* A write is in the middle when the work begins, and goes on when it is over: half of it is gone. */
+static void a_write_is_overtaken(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct fx_task *ft;
+
+		job_up("ram:4M", 512);
+		ft = fx_rw(&a, 0x8a, 0, 2048);
+		memset(ft->data, 0x5e, MiB);
+		fx_expect_out(ft, MiB);
+		ft->moves = FX_HOLD;
+		fx_submit(&fx, ft);
+		fx_release(&fx, ft);
+		wait_moves(ft, 3);
+		good(format(i == 0 ? &a : &b));
+		while (ft->nheld != 0)
+			fx_release(&fx, ft);
+		fx_finish_wait(ft);
+		fx_sense(ft, 0x2, 0x04, 0x04);
+		fx_task_free(ft);
+		expect_disk(&b, "", 1);
+		job_down();
+	}
+}
+
+static struct fx_task *stop_unit_new(struct fx_nexus *fn)
+{
+	const uint8_t cdb[6] = {0x1b};
+
+	return fx_task_new(fn, cdb, 6);
+}
+
+/* The disk is stopped at the same moment: either is refused, and no work fails by that. */
+static void stopped_at_the_same_moment(void **state)
+{
+	job_up("ram:4M", 512);
+	for (unsigned i = 0; i < 100; i++) {
+		struct fx_task *x = overwrite_new(&a, 0, 1, "\xaa", 1), *y = stop_unit_new(&b);
+
+		fx_submit(&fx, i % 2 == 0 ? x : y);
+		fx_submit(&fx, i % 2 == 0 ? y : x);
+		fx_finish_wait(x);
+		fx_finish_wait(y);
+		if (x->t.status == SCSI_CHECK_CONDITION)
+			fx_sense(x, 0x2, 0x04, 0x02);
+		fx_task_free(x);
+		fx_task_free(y);
+		good(FX_CMD(&b, 0, 0x1b, 0, 0, 0, 1, 0));
+	}
+	job_down();
+}
+
 /* Its command waits; the nexus is lost; the work goes on. */
 static void goes_on_without_its_nexus(void **state)
 {
@@ -946,6 +1007,8 @@ int main(void)
 		cmocka_unit_test(format_is_seen),
 		cmocka_unit_test(sanitize_is_seen),
 		cmocka_unit_test(one_at_a_time),
+		cmocka_unit_test(a_write_is_overtaken),
+		cmocka_unit_test(stopped_at_the_same_moment),
 		cmocka_unit_test(goes_on_without_its_nexus),
 		cmocka_unit_test(goes_on_after_aborts),
 		cmocka_unit_test(hangs_with_its_disk),
