@@ -53,6 +53,8 @@ struct loop_set {
 	bool use_uring;
 	bool use_pwait2;
 	atomic_bool stopping;
+	pthread_mutex_t starting;
+	bool started; /* under `starting`: all threads are there */
 	struct work_pool *pool;
 	struct loop_signals *signals; /* NULL: none asked for */
 };

@@ -351,6 +351,7 @@ static int set_init(struct loop_set *set, const struct loop_config *config)
 {
 	int err;
 
+	pthread_mutex_init(&set->starting, NULL);
 	/* A peer that went away, or a limit on file sizes, is an error code and no death. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
@@ -392,6 +393,7 @@ void loop_set_destroy(struct loop_set *set)
 		return;
 	work_pool_destroy(set->pool);
 	signals_destroy(set->signals);
+	pthread_mutex_destroy(&set->starting);
 	for (unsigned i = 0; set->loops != NULL && i < set->nloops; i++)
 		loop_fini(&set->loops[i]);
 	free(set->loops);
@@ -430,10 +432,16 @@ static void *loop_thread(void *arg)
 {
 	struct loop *loop = arg;
 	char name[16];
+	bool run;
 
 	str_format(name, sizeof(name), "loop %u", loop->index);
 	pthread_setname_np(pthread_self(), name);
-	loop_run(loop);
+	/* Until all are there: what one of them began nobody could end. */
+	pthread_mutex_lock(&loop->set->starting);
+	run = loop->set->started;
+	pthread_mutex_unlock(&loop->set->starting);
+	if (run)
+		loop_run(loop);
 	return NULL;
 }
 
@@ -442,16 +450,17 @@ int loop_set_run(struct loop_set *set)
 	unsigned started = 1;
 	int err = 0;
 
+	pthread_mutex_lock(&set->starting);
 	while (started < set->nloops && err == 0) {
 		struct loop *loop = &set->loops[started];
 
 		err = thread_start(&loop->thread, NULL, loop_thread, loop);
 		started += err == 0;
 	}
+	set->started = err == 0;
+	pthread_mutex_unlock(&set->starting);
 	if (err == 0)
 		loop_run(&set->loops[0]);
-	else
-		loop_set_stop(set);
 	while (--started > 0)
 		pthread_join(set->loops[started].thread, NULL);
 	atomic_store(&set->stopping, false);

@@ -56,7 +56,8 @@ struct loop *loop_set_at(struct loop_set *set, unsigned index);
 /* "io_uring" or "worker threads": what disks are read with. */
 const char *loop_set_disk_engine(const struct loop_set *set);
 /* Starts loops 1.. on threads of their own and runs loop 0 on the caller's thread until
- * loop_set_stop; then all loops end after the turn they are in, and their threads are joined. */
+ * loop_set_stop; then all loops end after the turn they are in, and their threads are joined. On an
+ * error no loop has run. */
 int loop_set_run(struct loop_set *set);
 /* Any thread, and signal handlers. */
 void loop_set_stop(struct loop_set *set);

@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -274,6 +276,47 @@ static void a_set_can_stop_before_it_runs_and_run_again(void **state)
 	loop_set_destroy(set);
 }
 
+static void ran(struct loop_msg *msg)
+{
+	_exit(1);
+}
+
+/* In a process of a user who may have fewer threads than the set has loops. */
+static void run_with_few_threads(void)
+{
+	const struct rlimit few = {.rlim_cur = 4, .rlim_max = 4};
+	struct loop_msg msgs[NLOOPS];
+	struct loop_set *set = test_set(NLOOPS, LOOP_DISK_AUTO);
+
+	for (unsigned i = 0; i < NLOOPS; i++) {
+		msgs[i].run = ran;
+		loop_post(loop_set_at(set, i), &msgs[i]);
+	}
+	if (setrlimit(RLIMIT_NPROC, &few) != 0 || setuid(65534) != 0)
+		_exit(2);
+	if (loop_set_run(set) != -EAGAIN)
+		_exit(3);
+	loop_set_destroy(set);
+	_exit(0);
+}
+
+/* What one loop began nobody could end. */
+static void no_loop_runs_without_the_others(void **state)
+{
+	if (geteuid() != 0)
+		skip();
+	for (unsigned i = 0; i < 20; i++) {
+		pid_t pid = fork();
+		int status;
+
+		assert_true(pid >= 0);
+		if (pid == 0)
+			run_with_few_threads();
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+	}
+}
+
 static void workers_take_the_ring_s_place_when_asked(void **state)
 {
 	struct loop_set *set = test_set(1, LOOP_DISK_WORKERS);
@@ -531,6 +574,7 @@ int main(void)
 		cmocka_unit_test(deferred_come_before_the_end_of_the_turn),
 		cmocka_unit_test(an_endless_chain_starves_nobody),
 		cmocka_unit_test(a_set_can_stop_before_it_runs_and_run_again),
+		cmocka_unit_test(no_loop_runs_without_the_others),
 		cmocka_unit_test(workers_take_the_ring_s_place_when_asked),
 		cmocka_unit_test(no_number_of_loops_means_one_a_core),
 		cmocka_unit_test(timers_fire_in_order_and_never_early),
