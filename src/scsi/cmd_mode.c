@@ -13,9 +13,6 @@
 #define CDB_SP 0x01
 #define CDB_PF 0x10
 
-/* How long I/O under way may hold up a change that must not overlap it. */
-#define DRAIN_NS (UINT64_C(10) * 1000 * 1000 * 1000)
-
 /* ---- What both have: SBC-3 6.5.1, 6.5.2 ---- */
 
 static bool is_ten(const struct scsi_task *task)
@@ -236,8 +233,8 @@ static void flush(struct unit_op *op)
 static const struct task_change changes[2] = {{.edit = edit_mode},
 					      {.edit = edit_mode, .keep = keep_mode}};
 static const struct task_change flushing[2] = {
-	{.edit = edit_mode, .drain_ns = DRAIN_NS, .act = flush},
-	{.edit = edit_mode, .keep = keep_mode, .drain_ns = DRAIN_NS, .act = flush}};
+	{.edit = edit_mode, .drain_ns = TASK_DRAIN_NS, .act = flush},
+	{.edit = edit_mode, .keep = keep_mode, .drain_ns = TASK_DRAIN_NS, .act = flush}};
 
 static void change(struct scsi_task *task)
 {

@@ -107,15 +107,19 @@ static void flush(struct scsi_task *task)
 	task_io(task, IO_FLUSH, 0, 0, scsi_task_end);
 }
 
-/* The flush comes when nothing enters any more, lest it miss what others write meanwhile. */
+/* The flush comes when nothing enters any more and what was inside has ended, lest it miss what others
+ * write meanwhile. */
 void cmd_start_stop_unit(struct scsi_task *task)
 {
 	static const struct task_change started = {.edit = edit_started},
-					stopped = {.edit = edit_stopped};
+					stopped = {.edit = edit_stopped},
+					drained = {.edit = edit_stopped, .drain_ns = TASK_DRAIN_NS};
 	const bool start = task->cdb[4] & 0x01, no_flush = task->cdb[4] & 0x04;
 
 	if (start)
 		task_publish(task, &started, scsi_task_end);
+	else if (no_flush)
+		task_publish(task, &stopped, scsi_task_end);
 	else
-		task_publish(task, &stopped, no_flush ? scsi_task_end : flush);
+		task_publish(task, &drained, flush);
 }

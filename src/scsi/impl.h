@@ -397,6 +397,8 @@ struct task_change {
 	uint64_t drain_ns;
 	void (*act)(struct unit_op *op);
 };
+/* How long I/O under way may hold up a change that must not overlap it. */
+#define TASK_DRAIN_NS (UINT64_C(10) * 1000 * 1000 * 1000)
 static inline struct scsi_task *op_task(struct unit_op *op)
 {
 	return container_of(op, struct scsi_task, op);

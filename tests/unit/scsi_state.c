@@ -47,6 +47,12 @@ static int up_hanging(void **state)
 	return attend();
 }
 
+static int up_hanging_writes(void **state)
+{
+	up_on("fault:rule=write;hang:ram:16M");
+	return attend();
+}
+
 static int up_failing_above(void **state)
 {
 	up_on("fault:rule=write@256K-512K;eio:ram:16M");
@@ -374,6 +380,31 @@ static void nothing_is_written_behind_the_flush_of_a_stop(void **state)
 	assert_int_equal(flushes(), 1);
 }
 
+/* Nor one that was in the store when the disk was stopped. */
+static void a_stop_flushes_what_was_under_way(void **state)
+{
+	struct fx_task *stop, *write = fx_rw(&b, 0x2a, 0, 1);
+
+	fx_expect_out(write, 512);
+	fx_submit(&fx, write);
+	fx_settle(&fx);
+	stop = fx_task_new(&a, (const uint8_t[]){0x1b, 0, 0, 0, 0, 0}, 6);
+	fx_submit(&fx, stop);
+	fx_settle(&fx);
+	assert_false(write->finished);
+	assert_false(stop->finished);
+	assert_int_equal(flushes(), 0);
+	assert_int_equal(store_fault_release(fx.stores[0]), 0);
+	fx_finish_wait(write);
+	fx_good(write);
+	fx_task_free(write);
+	fx_finish_wait(stop);
+	fx_good(stop);
+	fx_task_free(stop);
+	assert_int_equal(flushes(), 1);
+	expect_sense(&b, 0x2, 0x04, 0x02);
+}
+
 static void a_stop_whose_flush_fails_says_so(void **state)
 {
 	struct fx_task *ft = FX_CMD(&a, 0, 0x1b, 0, 0, 0, 0, 0);
@@ -697,6 +728,7 @@ int main(void)
 		TEST(stopping_flushes_unless_told_not_to, up_attended),
 		TEST(a_stopped_unit_keeps_its_unit_attentions, up_attended),
 		TEST(nothing_is_written_behind_the_flush_of_a_stop, up_hanging),
+		TEST(a_stop_flushes_what_was_under_way, up_hanging_writes),
 		TEST(a_stop_whose_flush_fails_says_so, up_failing),
 		TEST(a_disk_has_nothing_to_eject_and_no_power_conditions, up_attended),
 		TEST(a_lost_disk_comes_first, up_attended),
