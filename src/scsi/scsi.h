@@ -51,7 +51,7 @@ void scsi_lu_set_inquiry(struct scsi_lu *lu, struct scsi_inquiry_op *op);
 int scsi_target_create(struct scsi_target **out, const char *name);
 void scsi_target_destroy(struct scsi_target *t);
 const char *scsi_target_name(const struct scsi_target *t);
-/* `lun` below 256, one LU each; -EEXIST. Before a nexus is opened. */
+/* `lun` below 256; an LU has one number in a target. -EEXIST, -EINVAL. Before a nexus is opened. */
 int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu);
 
 /* The same while nexuses are open: each attaches to the new LU or aborts its tasks at the old one and

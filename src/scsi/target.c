@@ -53,14 +53,28 @@ const char *scsi_target_name(const struct scsi_target *t)
 	return t->name;
 }
 
-int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu)
+/* An LU has one number: a nexus would be there twice by one id, and what ends its tasks at one of them
+ * would end those at the other. */
+static int check_lun_comes(const struct scsi_target *t, uint16_t lun, const struct scsi_lu *lu)
 {
 	if (lun >= SCSI_LUNS)
 		return -EINVAL;
 	if (t->luns[lun] != NULL)
 		return -EEXIST;
-	t->luns[lun] = lu;
+	for (size_t i = 0; i < SCSI_LUNS; i++) {
+		if (t->luns[i] == lu)
+			return -EEXIST;
+	}
 	return 0;
+}
+
+int scsi_target_add_lun(struct scsi_target *t, uint16_t lun, struct scsi_lu *lu)
+{
+	const int err = check_lun_comes(t, lun, lu);
+
+	if (err == 0)
+		t->luns[lun] = lu;
+	return err;
 }
 
 static void post_to(struct loop *to, struct loop_msg *msg, void (*run)(struct loop_msg *msg))
@@ -166,10 +180,10 @@ static void change_end(struct scsi_lun_op *op, int err)
 
 static int change_check(const struct scsi_target *t, const struct scsi_lun_op *op)
 {
+	if (op->lu != NULL)
+		return check_lun_comes(t, op->lun, op->lu);
 	if (op->lun >= SCSI_LUNS)
 		return -EINVAL;
-	if (op->lu != NULL)
-		return t->luns[op->lun] == NULL ? 0 : -EEXIST;
 	return t->luns[op->lun] != NULL ? 0 : -ENOENT;
 }
 

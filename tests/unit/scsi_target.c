@@ -407,6 +407,10 @@ static void what_cannot_be_done(void **state)
 	assert_int_equal(change(0, fx.lus[2]), -EEXIST);
 	assert_int_equal(change(7, NULL), -ENOENT);
 	assert_int_equal(change(256, fx.lus[2]), -EINVAL);
+	assert_int_equal(change(256, NULL), -EINVAL);
+	/* One number for each LU. */
+	assert_int_equal(change(7, fx.lus[1]), -EEXIST);
+	assert_int_equal(scsi_target_add_lun(fx.target, 7, fx.lus[1]), -EEXIST);
 	ready(&a, 0);
 	assert_int_equal(luns(&a, 0), 0x3);
 }
