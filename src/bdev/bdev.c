@@ -128,14 +128,18 @@ uint64_t bdev_nblocks(const struct bdev *b)
 
 int bdev_resize(struct bdev *b, uint64_t nblocks)
 {
-	uint64_t now, before = bdev_nblocks(b);
+	uint64_t now, size, before = bdev_nblocks(b);
 	int err;
 
 	if (nblocks > UINT64_MAX >> b->info.block_shift)
 		return -EFBIG;
 	if (nblocks != 0 && nblocks < before)
 		return -ERANGE;
-	err = store_resize(b->store, nblocks << b->info.block_shift);
+	/* A last partial block of the store is not cut off. */
+	size = nblocks << b->info.block_shift;
+	if (nblocks == before)
+		size = max_u64(size, store_info(b->store)->size);
+	err = store_resize(b->store, size);
 	now = store_info(b->store)->size >> b->info.block_shift;
 	if (now > before)
 		atomic_store_explicit(&b->nblocks, now, memory_order_relaxed);

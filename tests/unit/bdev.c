@@ -427,6 +427,25 @@ static void grows(void **state)
 	bdev_destroy(b);
 }
 
+/* What does not count as a block is not cut off, and no reason to refuse the size it has. */
+static void a_last_partial_block_stays(void **state)
+{
+	struct bdev *b;
+	struct diag d;
+
+	assert_int_equal(make(&b, (struct store_info){.size = MiB + 100},
+			      (struct bdev_config){.block_size = 4096}, &d),
+			 0);
+	now_err = 0;
+	assert_int_equal(bdev_resize(b, 256), 0);
+	assert_int_equal(store_info(bdev_store(b))->size, MiB + 100);
+	assert_int_equal(bdev_nblocks(b), 256);
+	assert_int_equal(bdev_resize(b, 257), 0);
+	assert_int_equal(store_info(bdev_store(b))->size, MiB + 4096);
+	assert_int_equal(bdev_nblocks(b), 257);
+	bdev_destroy(b);
+}
+
 static void lends_are_checked(void **state)
 {
 	struct loop *loop = loop_set_at(set, 0);
@@ -469,6 +488,7 @@ int main(void)
 		cmocka_unit_test(errors_have_one_meaning),
 		cmocka_unit_test(a_failed_flush_is_latched),
 		cmocka_unit_test(grows),
+		cmocka_unit_test(a_last_partial_block_stays),
 		cmocka_unit_test(lends_are_checked),
 	};
 
