@@ -7,7 +7,8 @@
  *                          '--- deadline: I/O is stuck ----'   and then not longer than a deadline
  *
  * Stuck I/O still owns its memory, so nothing is taken apart then: what can be flushed is flushed,
- * and the process ends with an error. A second signal ends it at once. A disk that does not say how
+ * and the process ends with an error. A second signal ends it at once. A flush may take its time, as
+ * there may be gigabytes to write: whoever waits for it is told what for. A disk that does not say how
  * it is (watch.c) is not waited for when all is flushed, but then, too, nothing is taken apart.
  */
 #include <errno.h>
@@ -100,7 +101,7 @@ static void one_ended(void *arg)
 
 	if (--dm->ending != 0 || dm->state != DAEMON_STOPPING)
 		return;
-	loop_timer_stop(&dm->deadline);
+	loop_timer_start(&dm->deadline, STUCK_MS * MS);
 	flush_all(dm);
 }
 
@@ -111,6 +112,13 @@ static void deadline_passed(struct loop_timer *timer)
 	if (dm->state == DAEMON_FLUSHING && dm->flushes == 0) {
 		dm->stuck = true;
 		stopped(dm);
+		return;
+	}
+	if (dm->state == DAEMON_FLUSHING && !dm->stuck) {
+		dprintf(STDERR_FILENO,
+			"spindle: still flushing after %d s; a second signal stops at once, and "
+			"what is not flushed then may be lost\n",
+			STUCK_MS / 1000);
 		return;
 	}
 	dm->status = EXIT_FAILED;

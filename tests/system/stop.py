@@ -123,6 +123,25 @@ def test_second_signal():
         assert "second signal" in s.stderr(), s.stderr()
 
 
+def test_a_long_flush_is_waited_for():
+    """And not in silence. It ends as it would have, or by a second signal."""
+    with tempfile.TemporaryDirectory() as d:
+        gate = os.path.join(d, "gate")
+        store = f"fault:rule=flush;hang;while={gate}:ram:1M"
+        for patient in (True, False):
+            open(gate, "wb").close()
+            with Spindle(store, directory=d) as s:
+                before = len(s.stderr())
+                os.kill(s.pid, signal.SIGTERM)
+                wait_until(lambda: "still flushing after 15 s" in s.stderr()[before:], 20, "a word")
+                assert s.running()
+                if patient:
+                    os.unlink(gate)
+                else:
+                    os.kill(s.pid, signal.SIGTERM)
+                assert s.wait_end(5) == (0 if patient else 1), s.stderr()
+
+
 def test_stuck_io_does_not_hold_it_for_ever():
     """The other disk is flushed all the same."""
     with tempfile.TemporaryDirectory() as d, Spindle(
