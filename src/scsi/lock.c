@@ -179,16 +179,21 @@ static void granted(struct range_lock *range)
 	task_step(task);
 }
 
+/* Told of the segments that asked, for an error that is told already may lie behind them. No block is
+ * to blame. */
 static void not_armed(struct scsi_task *task, int err)
 {
-	task_errno(task, err, IO_FLUSH, 0);
-	stop_waiting(&task->hold);
 	for (size_t i = 0; i < ARRAY_LEN(task->segs); i++) {
 		struct scsi_seg *seg = &task->segs[i];
 
-		if (seg->state == SEG_LOCKING && stop_waiting(&seg->hold))
-			seg_release(seg);
+		if (seg->hold.state != HOLD_ARMING)
+			continue;
+		seg->hold.state = HOLD_NONE;
+		seg->uio.io.op = IO_FLUSH;
+		seg_failed(seg, err);
 	}
+	stop_waiting(&task->hold);
+	task_errno(task, err, IO_FLUSH, 0);
 }
 
 /* What waited for it goes on. The task may end in there. */
