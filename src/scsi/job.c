@@ -5,9 +5,9 @@
  *
  *   IDLE --job_run--> ATTACHING --> RUNNING <-----------------------.
  *                                     |  nothing is in flight        |
- *                                 FLUSHING --- the next pass ------->|
+ *                                 FLUSHING --- the next pass, lost ->|
  *                                     |  over, position, stop        |
- *                                 PUBLISHING --- position kept ------'
+ *                                 PUBLISHING --- position kept, lost '
  *                                     |  the view without it, or failed
  *   IDLE <-------- quit --------------'
  *
@@ -16,6 +16,10 @@
  * The first error of the store ends FORMAT UNIT and SANITIZE: they have failed then, which is
  * published, and kept if the disk still takes that. If it does not, it says that they are under way,
  * and the next process goes on with them.
+ *
+ * A disk that is lost is none of these errors: it is as if its power was lost, which ends neither.
+ * The work stays RUNNING and tries again until the disk is back, from where it was flushed last, or
+ * quits when it is to stop.
  */
 #include "scsi/job.h"
 
@@ -52,7 +56,9 @@ enum lu_work job_running_state(const struct job_work *work)
 }
 
 static void step(struct lu_job *job);
+static void step_later(struct lu_job *job);
 static void publish(struct lu_job *job);
+static void quit(struct lu_job *job);
 
 static uint64_t size_of(const struct lu_job *job)
 {
@@ -74,6 +80,25 @@ static void fail(struct lu_job *job)
 {
 	job->failed = true;
 	take_turn(job, TURN_FAIL);
+}
+
+/* What the disk took since the last flush may be lost with it. */
+static void go_back(struct lu_job *job)
+{
+	job->work.off = job->flushed_off;
+	take_turn(job, TURN_LOST);
+}
+
+/* Nothing is in flight. */
+static void wait_for_disk(struct lu_job *job)
+{
+	if (job->turn == TURN_STOP) {
+		quit(job);
+		return;
+	}
+	job->turn = TURN_NONE;
+	if (loop_timer_start(&job->timer, RETRY_NS) != 0)
+		step_later(job);
 }
 
 /* A self-test ends early. */
@@ -157,6 +182,8 @@ static void io_done(struct unit_io *uio)
 	job->nbusy--;
 	if (err == -ECANCELED)
 		job->work.off = min_u64(job->work.off, uio->io.off);
+	else if (err == -ENODEV && !job_is_test(&job->work))
+		go_back(job);
 	else if (err == 0 && job_is_test(&job->work))
 		pause_ns = test_pause_ns(job, io->started_ns);
 	else if (err != 0 && (!job_is_test(&job->work) || test_read_failed(job, &uio->io)))
@@ -267,7 +294,9 @@ static void look_around(struct lu_job *job)
 static void turn(struct lu_job *job)
 {
 	loop_timer_stop(&job->timer);
-	if (job_is_test(&job->work) || job->turn == TURN_FAIL)
+	if (job->turn == TURN_LOST)
+		wait_for_disk(job);
+	else if (job_is_test(&job->work) || job->turn == TURN_FAIL)
 		publish(job);
 	else
 		flush(job);
@@ -314,11 +343,18 @@ static void flushed(struct unit_io *uio)
 		step(job);
 		return;
 	}
+	if (err == -ENODEV) {
+		go_back(job);
+		wait_for_disk(job);
+		return;
+	}
 	if (err != 0)
 		fail(job);
+	else
+		job->flushed_off = job->work.off;
 	if (err == 0 && job->turn == TURN_NONE && job->work.pass + 1u < job->work.passes) {
 		job->work.pass++;
-		job->work.off = 0;
+		job->work.off = job->flushed_off = 0;
 		begin_pass(job);
 	} else {
 		publish(job);
@@ -359,8 +395,6 @@ static int keep_state(struct unit_op *op, const struct unit_view *next)
 	return job->failed ? 0 : err;
 }
 
-static void quit(struct lu_job *job);
-
 static void published(struct unit_op *op, int err)
 {
 	struct lu_job *job = container_of(op, struct lu_job, op);
@@ -370,6 +404,12 @@ static void published(struct unit_op *op, int err)
 		/* Nothing has changed, and the view must not stay so. */
 		if (loop_timer_start(&job->timer, RETRY_NS) != 0)
 			unit_publish(&job->op);
+		return;
+	}
+	if (err == -ENODEV) {
+		job->state = JOB_RUNNING;
+		go_back(job);
+		wait_for_disk(job);
 		return;
 	}
 	if (err != 0) {
@@ -447,6 +487,7 @@ void job_run(struct lu_job *job)
 	job->state = JOB_ATTACHING;
 	job->turn = TURN_NONE;
 	job->failed = job->left = false;
+	job->flushed_off = job->work.off;
 	job->nbusy = 0;
 	job->attach = (struct unit_attach){
 		.nexus_id = (uintptr_t)job,

@@ -104,7 +104,7 @@ enum job_state {
 };
 
 /* Why it does not simply go on; what is greater goes first. */
-enum job_turn { TURN_NONE, TURN_CHECKPOINT, TURN_STOP, TURN_FAIL };
+enum job_turn { TURN_NONE, TURN_CHECKPOINT, TURN_LOST, TURN_STOP, TURN_FAIL };
 
 struct lu_job {
 	struct scsi_lu *lu;
@@ -122,6 +122,8 @@ struct lu_job {
 	bool failed;          /* how it ended, for the view that says so */
 	int err;              /* of the I/O that failed */
 	struct job_work work; /* not changed while PUBLISHING: a worker reads it */
+	uint64_t
+		flushed_off; /* everything below is done in this pass, whatever becomes of the disk */
 	struct job_request *waiter;
 	struct list deferred; /* requests that wait for a self-test to end */
 	/* How. */

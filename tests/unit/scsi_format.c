@@ -4,6 +4,8 @@
  */
 #include "scsi_job.h"
 
+#include <fcntl.h>
+
 /* Writes come in pieces of 256 KiB, zeros in pieces of 8 MiB, four at once: 160 ms a pass, and 400 ms. */
 #define SLOW_WRITE "fault:rule=write;delay=5ms:ram:32M"
 #define SLOW_ZERO  "fault:rule=zero;delay=100ms:ram:128M"
@@ -632,7 +634,6 @@ static void goes_on_after_aborts(void **state)
 static const char *const failing[] = {
 	"fault:rule=zero+write@8M-9M;eio;count=1:ram:16M",
 	"fault:rule=zero+write@8M-9M;enospc;count=1:ram:16M",
-	"fault:rule=zero+write@8M-9M;enodev;count=1:ram:16M",
 	"fault:rule=zero+write@8M-9M;short;count=1:ram:16M",
 };
 
@@ -893,6 +894,87 @@ static void failures_stay(void **state)
 	file_remove();
 }
 
+/* ---- A disk that is lost ---- */
+
+/* Lost as often as is said, in the middle of the work. */
+static const struct {
+	const char *ops;
+	bool sanitizes;
+} losses[] = {{"write", true}, {"flush", true}, {"zero", false}, {"any", true}, {"any", false}};
+
+static void lose(const char *flag)
+{
+	const int fd = open(flag, O_CREAT | O_WRONLY, 0600);
+
+	assert_true(fd >= 0);
+	close(fd);
+}
+
+/* When it is back the work goes on, as after a loss of power; who waits for it hears no more of it. */
+static void a_lost_disk_comes_back(void **state)
+{
+	for (size_t i = 0; i < ARRAY_LEN(losses); i++) {
+		char spec[256], flag[80];
+		struct fx_task *ft;
+
+		file_make(16 * MiB);
+		str_format(flag, sizeof(flag), "%s.lost", file_path);
+		str_format(spec, sizeof(spec),
+			   "fault:volatile=on,rule=write;delay=5ms,rule=%s;enodev;while=%s:ram:16M",
+			   losses[i].ops, flag);
+		job_up(spec, 512);
+		fill_disk(&a);
+		ft = losses[i].sanitizes ? overwrite_new(&a, 0, 0x82, "\xaa", 1)
+					 : fx_task_new(&a, (const uint8_t[6]){0x04}, 6);
+		if (!losses[i].sanitizes)
+			lose(flag);
+		fx_submit(&fx, ft);
+		pause_ms(20);
+		lose(flag);
+		pause_ms(150);
+		assert_false(is_finished(ft));
+		assert_int_equal(request_sense(&b, NULL),
+				 losses[i].sanitizes ? SANITIZING : FORMATTING);
+		unlink(flag);
+		fx_finish_wait(ft);
+		good(ft);
+		expect_disk(&b, losses[i].sanitizes ? "\xaa" : "", 1);
+		job_down();
+		file_remove();
+	}
+}
+
+/* It does not come back: nothing waits for it when all ends. */
+static void stays_lost(const char *ops)
+{
+	char spec[256];
+
+	file_make(16 * MiB);
+	str_format(spec, sizeof(spec), "fault:rule=%s@8M-;enodev:%s", ops, file_path);
+	job_up(spec, 512);
+	if (!tags_are_kept()) {
+		job_down();
+		file_remove();
+		skip();
+	}
+	good(overwrite(&a, IMMED, 1, "\xaa", 1));
+	pause_ms(50);
+	assert_int_equal(request_sense(&b, NULL), SANITIZING);
+	restart(file_path);
+	assert_int_equal(request_sense(&b, NULL), SANITIZING);
+	fx_call(&fx, start_run, NULL);
+	wait_while(&b, SANITIZING);
+	expect_disk(&b, "\xaa", 1);
+	job_down();
+	file_remove();
+}
+
+static void a_lost_disk_stays_lost(void **state)
+{
+	stays_lost("write");
+	stays_lost("write+flush");
+}
+
 /* ---- What is kept with the disk, and broken ---- */
 
 static void keep_bytes(const uint8_t *tag, size_t len)
@@ -928,7 +1010,7 @@ static void broken_tags_fail_safe(void **state)
 	}
 	good(overwrite(&a, AUSE, 1, "pattern", 7));
 	len = kept_bytes(tag);
-	assert_int_equal(len, 20); /* nothing is under way */
+	assert_int_equal(len, 28); /* nothing is under way */
 	restart(file_path);
 	good(tur(&a));
 	for (int i = -2; i < len; i++) {
@@ -957,6 +1039,89 @@ static void broken_tags_fail_safe(void **state)
 			good(block_erase(&a, AUSE));
 		good(tur(&a));
 	}
+	job_down();
+	file_remove();
+}
+
+/* Of an erasing that was in the middle: the tag as it was kept. */
+static size_t interrupted(unsigned flags, uint32_t block_size, uint16_t pattern_len,
+			  uint8_t tag[static 8192])
+{
+	uint8_t pattern[4096] = {0xaa};
+	char spec[128];
+	ssize_t len;
+
+	str_format(spec, sizeof(spec), "fault:rule=write;delay=50ms:%s", file_path);
+	job_up(spec, block_size);
+	fill_disk(&a);
+	good(overwrite(&a, IMMED | flags, 1, pattern, pattern_len));
+	pause_ms(20);
+	job_down();
+	job_init(file_path, block_size);
+	len = kept_bytes(tag);
+	fx_open(&fx, &a);
+	fx_open(&fx, &b);
+	job_down();
+	if (len < 0)
+		file_remove();
+	if (len < 0)
+		skip();
+	return (size_t)len;
+}
+
+static void begin_again(uint32_t block_size)
+{
+	job_init(file_path, block_size);
+	fx_open(&fx, &a);
+	fx_open(&fx, &b);
+	fx_take_power_on(&a, 0);
+	fx_take_power_on(&b, 0);
+	fx_call(&fx, start_run, NULL);
+}
+
+/* Nobody has asked the copy to be erased, and nobody can take it for whole. */
+static void copies_do_not_go_on(void **state)
+{
+	uint8_t tag[8192];
+	size_t len;
+
+	file_make(16 * MiB);
+	len = interrupted(AUSE, 512, 1, tag);
+	tag[16 + 7] ^= 0x01;
+	store_be32(tag + len - 4, crc32c(0, tag, len - 4));
+	keep_bytes(tag, len);
+	begin_again(512);
+	seen_failed(0x03);
+	good(exit_failure_mode(&a));
+	pause_ms(20);
+	for (uint64_t lba = 8192; lba < nblocks(); lba += 1024) {
+		struct fx_task *ft = read_block(&a, lba);
+
+		fx_good(ft);
+		assert_int_equal(ft->data[0], 0x5e);
+		fx_task_free(ft);
+	}
+	job_down();
+	file_remove();
+}
+
+/* Served with blocks that the pattern does not fit: what could not be left before cannot be now. */
+static void other_blocks_are_no_way_out(void **state)
+{
+	uint8_t tag[8192];
+	struct fx_task *ft;
+
+	file_make(16 * MiB);
+	interrupted(0, 4096, 1024, tag);
+	begin_again(512);
+	seen_failed(0x03);
+	ft = exit_failure_mode(&a);
+	fx_bad_field(ft, 1, 4);
+	fx_task_free(ft);
+	job_down();
+	begin_again(4096);
+	wait_while(&a, SANITIZING);
+	good(tur(&a));
 	job_down();
 	file_remove();
 }
@@ -1022,7 +1187,11 @@ int main(void)
 		cmocka_unit_test(format_goes_on),
 		cmocka_unit_test(saved_protection_is_no_trap),
 		cmocka_unit_test(failures_stay),
+		cmocka_unit_test(a_lost_disk_comes_back),
+		cmocka_unit_test(a_lost_disk_stays_lost),
 		cmocka_unit_test(broken_tags_fail_safe),
+		cmocka_unit_test(copies_do_not_go_on),
+		cmocka_unit_test(other_blocks_are_no_way_out),
 		cmocka_unit_test(long_patterns_are_safe),
 	};
 
