@@ -1,7 +1,7 @@
 """
 Mode parameters over iSCSI: saved values survive kill -9, and with the write cache switched off every
 write is durable before its status, whatever writes it: the server is killed over a store that
-loses all that was not flushed, and nobody ever flushes.
+loses all that was not flushed, and nobody ever flushes. Nor does a stop leave anything behind.
 
 SPINDLE_SOAK=1 kills a thousand times.
 """
@@ -320,6 +320,31 @@ def test_what_was_cached_is_flushed_when_the_cache_goes_off():
                 session.good(set_cache(session, False))
                 for p in started:
                     session.good(session.finish(p))
+                os.kill(server.pid, signal.SIGKILL)
+            server.kill()
+    finally:
+        server.kill()
+        server.cleanup()
+
+
+def test_what_was_cached_is_flushed_by_a_stop():
+    server = Spindle("fault:volatile=on,rule=write;delay=5ms;prob=0.5:disk.img",
+                     args=["--size", "1M"])
+    acked = []
+    try:
+        for i in range(5):
+            server.start()
+            with log_in(server) as session:
+                for lba in acked:
+                    assert session.read(lba, 8) == bytes([i]) * 8 * SECTOR, lba
+                # Some are under way, and some refused; what ends GOOD is durable, for nobody could
+                # flush it any more.
+                started = [(lba, session.start(iscsi.write10(lba, 8),
+                                               write=bytes([i + 1]) * 8 * SECTOR))
+                           for lba in range(0, 256, 8)]
+                session.good(session.command(bytes([0x1B, 0, 0, 0, 0, 0])))
+                acked = [lba for lba, p in started if session.finish(p).status == 0]
+                assert acked
                 os.kill(server.pid, signal.SIGKILL)
             server.kill()
     finally:
