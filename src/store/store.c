@@ -1,7 +1,8 @@
 /*
  * The core of the stores: finds the type that a spec names, sends each io to the right function,
- * and lends, tags and the like to their back end. What their errors mean is decided here. What a back end lacks is filled in once, when it
- * is opened: see `resolve`. The emulations are in emulate.c, the way to a home loop in lane.c.
+ * and lends, tags and the like to their back end. What their errors mean is decided here. What a
+ * back end lacks is filled in once, when it is opened: see `resolve`. The emulations are in
+ * emulate.c, the way to a home loop in lane.c.
  */
 #include "store/core.h"
 
