@@ -235,8 +235,8 @@ struct scsi_task {
 	struct scsi_seg segs[2];
 	struct unit_op op;
 	const struct task_change *change; /* that `op` makes */
-	uint64_t arg;                /* of a command, for the edit of its view */
-	struct job_request *request; /* what it waits for, jobask.c */
+	uint64_t arg;                     /* of a command, for the edit of its view */
+	struct job_request *request;      /* what it waits for, jobask.c */
 	struct scsi_hold hold;
 	struct {
 		struct loop_buf *bufs[SCSI_GATHER_BUFS], *pattern; /* or NULL */
