@@ -560,6 +560,8 @@ static void lun_addressing(void **state)
 
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		assert_int_equal(sense_of_lun(rows[i].lun), rows[i].found ? 0 : 0x25);
+	/* Nor is it the LU that has these bits for its number. */
+	assert_int_equal(lun_decode((const uint8_t[8]){0x80, 0x20}), SCSI_LUNS);
 }
 
 static struct fx_task *cmd_at_lun_7(const uint8_t *cdb, uint8_t cdb_len, uint32_t expected)

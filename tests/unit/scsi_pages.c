@@ -191,6 +191,39 @@ static void vpd_identification(void **state)
 	expect_bytes(AT(0, 255, 0x12, 1, 0x83, 0, 255, 0), want, sizeof(want));
 }
 
+/* However long it is, a name has a zero at its end and a length that four divides. */
+static void names_of_ports_end_with_a_zero(void **state)
+{
+	struct scsi_target *first = fx.target;
+	char name[] = "iqn.2026-11.test:name-00";
+	struct fx_nexus n;
+
+	for (size_t len = sizeof(name) - 1; len > sizeof(name) - 6; len--) {
+		struct fx_task *ft;
+		const uint8_t *last;
+		size_t at, want = align_up(len + 1, 4);
+
+		name[len] = 0;
+		assert_int_equal(scsi_target_create(&fx.target, name), 0);
+		fx_open(&fx, &n);
+		ft = fx_task_new(&n, (const uint8_t[]){0x12, 1, 0x83, 0, 255, 0}, 6);
+		memcpy(ft->t.lun, "\xc1\x01", 2);
+		fx_expect_in(ft, 255);
+		fx_run(&fx, ft);
+		fx_good(ft);
+		assert_int_equal(ft->moved, load_be16(ft->data + 2) + 4);
+		last = ft->data + ft->moved - want - 4;
+		assert_memory_equal(last, ((const uint8_t[]){0x53, 0xa8, 0, (uint8_t)want}), 4);
+		assert_memory_equal(last + 4, name, len);
+		for (at = len; at < want; at++)
+			assert_int_equal(last[4 + at], 0);
+		fx_task_free(ft);
+		fx_close(&n);
+		scsi_target_destroy(fx.target);
+	}
+	fx.target = first;
+}
+
 static void vpd_extended_inquiry(void **state)
 {
 	/* HEADSUP, ORDSUP, SIMPSUP; LUICLR; an extended self-test in up to a minute; 28 bytes of sense. */
@@ -429,6 +462,7 @@ int main(void)
 		cmocka_unit_test(each_listed_page_exists_and_no_other),
 		cmocka_unit_test(vpd_serial_number),
 		cmocka_unit_test(vpd_identification),
+		cmocka_unit_test(names_of_ports_end_with_a_zero),
 		cmocka_unit_test(vpd_extended_inquiry),
 		cmocka_unit_test(vpd_block_limits),
 		cmocka_unit_test(vpd_characteristics_and_provisioning),

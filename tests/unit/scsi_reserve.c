@@ -350,6 +350,19 @@ static void not_before_its_last_write_is_through(void **state)
 	fx_open(&fx, &a);
 }
 
+/* Sent before its nexus knew that the reservation was another's by now. */
+static void a_late_release_ends_nothing_of_others(void **state)
+{
+	struct unit_op op = {.nexus_id = a.nexus.id};
+	struct unit_view view = {.holder = b.nexus.id};
+
+	assert_int_equal(reserve_edit_release(&op, &view), 0);
+	assert_int_equal(view.holder, b.nexus.id);
+	view.holder = a.nexus.id;
+	assert_int_equal(reserve_edit_release(&op, &view), 0);
+	assert_int_equal(view.holder, 0);
+}
+
 static void out_of_memory_that_was_put_aside(void **state)
 {
 	assert_null(a.nexus.luns[0]->spare);
@@ -381,6 +394,7 @@ int main(void)
 		TEST(only_one_of_many_gets_it),
 		TEST(a_lost_nexus_holds_nothing),
 		cmocka_unit_test_setup_teardown(not_before_its_last_write_is_through, up, down),
+		TEST(a_late_release_ends_nothing_of_others),
 		TEST(out_of_memory_that_was_put_aside),
 	};
 
