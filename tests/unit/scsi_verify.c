@@ -815,6 +815,47 @@ static void a_searched_write_writes_nothing_else(void **state)
 	free(disk);
 }
 
+/* INFORMATION says that what lies before it was written. With FUA that means durable, also what was
+ * written once more in the search: behind this cache is a file. */
+static void what_lies_before_a_failed_block_is_durable(void **state)
+{
+	static const struct {
+		uint8_t opcode, flags;
+		bool durable;
+	} commands[] = {{WRITE_16, 0x08, true},
+			{WRITE_16, 0x00, false},
+			{ORWRITE_16, 0x08, true},
+			{WRITE_AND_VERIFY_16, MEDIUM, true},
+			{WRITE_AND_VERIFY_16, BYTES, true}};
+	const uint32_t len = 700 * 512, good_len = 600 * 512 + 7 * 512;
+	uint8_t *data = malloc(len), *file = malloc(len);
+
+	fill(data, len, 3);
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+		char path[] = "/tmp/scsi_verify.XXXXXX", spec[128];
+		const int fd = mkstemp(path);
+		struct fx_task *ft;
+
+		assert_true(fd >= 0);
+		assert_int_equal(ftruncate(fd, 1 << 20), 0);
+		snprintf(spec, sizeof(spec), "fault:volatile=on,rule=write@%u-%u;eio:file:%s",
+			 good_len, good_len + 512, path);
+		up(spec, 512);
+		unlink(path);
+		ft = command(&nexus, commands[i].opcode, commands[i].flags, 0, 700, data, len);
+		fx_run(&fx, ft);
+		fx_sense(ft, 0x3, 0x0c, 0x00);
+		fx_information(ft, good_len / 512);
+		fx_task_free(ft);
+		assert_int_equal(pread(fd, file, len, 0), len);
+		assert_int_equal(memcmp(file, data, good_len) == 0, commands[i].durable);
+		close(fd);
+		down();
+	}
+	free(data);
+	free(file);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -842,6 +883,7 @@ int main(void)
 		cmocka_unit_test(the_search_ends_in_time),
 		cmocka_unit_test(lost_while_it_is_searched),
 		cmocka_unit_test(a_searched_write_writes_nothing_else),
+		cmocka_unit_test(what_lies_before_a_failed_block_is_durable),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
