@@ -146,7 +146,7 @@ int bdev_resize(struct bdev *b, uint64_t nblocks)
 	return err;
 }
 
-static bool flush_has_failed(const struct bdev *b)
+bool bdev_flush_failed(const struct bdev *b)
 {
 	return atomic_load_explicit(&b->flush_failed, memory_order_relaxed);
 }
@@ -155,7 +155,7 @@ int bdev_probe(struct bdev *b, struct store_status *out)
 {
 	int err = store_probe(b->store, out);
 
-	out->flush_failed |= flush_has_failed(b);
+	out->flush_failed |= bdev_flush_failed(b);
 	return err;
 }
 
@@ -200,7 +200,7 @@ static int check_io(const struct bdev *b, const struct io *io)
 	if ((unsigned)io->op >= IO_NOPS)
 		return -EINVAL;
 	c = &op_checks[io->op];
-	if (flush_has_failed(b) && (c->changes || io->op == IO_FLUSH))
+	if (bdev_flush_failed(b) && (c->changes || io->op == IO_FLUSH))
 		return c->changes ? -EROFS : -EIO;
 	if (c->changes && b->info.read_only)
 		return -EROFS;

@@ -43,6 +43,9 @@ int bdev_resize(struct bdev *b, uint64_t nblocks);
 /* store_probe; flush_failed also when a FLUSH of this disk ended -EIO. Any thread. Blocking. */
 int bdev_probe(struct bdev *b, struct store_status *out);
 
+/* Any thread: that alone, and at once. */
+bool bdev_flush_failed(const struct bdev *b);
+
 /* On io->loop. Offsets in bytes. Checked here once more, whatever was checked above: whole blocks,
  * iovecs that sum up to them, inside the disk, not writing where read-only: -EINVAL, -ERANGE,
  * -EROFS. Nothing to move ends 0. Ends by io->done, errors as store_errno() has them. After a FLUSH

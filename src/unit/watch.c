@@ -8,9 +8,10 @@
  *      | '----------------- nothing is new -------------'   |
  *      '------------------- PUBLISHING <--------------------'
  *
- * All of it runs on the steward's loop but the probe itself. While that hangs nothing else is
- * started, and the watch cannot stop. A store that grew is taken over by the worker as well: a disk
- * that only grows needs no QUIESCE, which would wait for whatever hangs.
+ * All of it runs on the steward's loop but the probe itself. While that hangs no other is started,
+ * and the watch cannot stop. One thing is published without it: that a flush failed needs no asking,
+ * and comes from a disk that may well hang. A store that grew is taken over by the worker as well: a
+ * disk that only grows needs no QUIESCE, which would wait for whatever hangs.
  *
  * What is asked for by who exports the disk and what the store makes necessary are kept apart, by a
  * flag of the view each, so that each can end by itself. A store is protected against writes that
@@ -44,8 +45,10 @@ struct unit_watch {
 	uint64_t looked_ns;
 	struct loop_timer timer; /* runs while RESTING */
 	struct unit_op publish;
-	unsigned events; /* bits 1 << enum unit_event: what PUBLISHING brings */
-	unsigned told;   /* of LASTING_EVENTS */
+	unsigned events;        /* bits 1 << enum unit_event: what PUBLISHING brings */
+	unsigned told;          /* of LASTING_EVENTS */
+	struct unit_op failure; /* publishes that a flush failed, in any state */
+	bool failing;           /* `failure` is under way */
 	/* The worker's while PROBING. */
 	struct work probe;
 	struct store_status status;
@@ -60,6 +63,7 @@ struct unit_watch {
 };
 
 static void rest(struct unit_watch *w);
+static void stop_if_over(struct unit_watch *w);
 
 /* ---- What is new ---- */
 
@@ -151,10 +155,15 @@ static unsigned apply(const struct unit_watch *w, struct unit_view *next, unsign
 
 static void tell(struct unit_watch *w, unsigned events)
 {
-	w->told = w->err == 0 ? lasting_events(w) : w->told | (events & LASTING_EVENTS);
 	for (unsigned event = 0; events >> event != 0; event++)
 		if ((events & 1u << event) != 0 && w->config.event != NULL)
 			w->config.event(w->config.arg, w->unit, (enum unit_event)event);
+}
+
+static void tell_found(struct unit_watch *w, unsigned events)
+{
+	w->told = w->err == 0 ? lasting_events(w) : w->told | (events & LASTING_EVENTS);
+	tell(w, events);
 }
 
 /* ---- Publishing ---- */
@@ -178,7 +187,7 @@ static void published(struct unit_op *op, int err)
 	struct unit_watch *w = watch_of(op);
 
 	if (err == 0)
-		tell(w, w->events);
+		tell_found(w, w->events & ~w->told);
 	rest(w);
 }
 
@@ -192,6 +201,44 @@ static void publish(struct unit_watch *w)
 		.done = published,
 	};
 	unit_publish(&w->publish);
+}
+
+/* ---- A flush failed ---- */
+
+static bool must_tell_failure(const struct unit_watch *w)
+{
+	return bdev_flush_failed(w->unit->bdev) && (w->told & 1u << UNIT_EVENT_FLUSH_FAILED) == 0;
+}
+
+static int failure_edit(struct unit_op *op, struct unit_view *next)
+{
+	next->flags |= UNIT_PROTECTED_BY_STORE;
+	op->changes = live_protect(op->unit, next) ? UNIT_CHANGED_PROTECTION : 0;
+	return 0;
+}
+
+static void failure_published(struct unit_op *op, int err)
+{
+	struct unit_watch *w = container_of(op, struct unit_watch, failure);
+
+	w->failing = false;
+	if (err == 0 && must_tell_failure(w)) {
+		add_event(&w->told, UNIT_EVENT_FLUSH_FAILED);
+		tell(w, 1u << UNIT_EVENT_FLUSH_FAILED);
+	}
+	stop_if_over(w);
+}
+
+static void publish_failure(struct unit_watch *w)
+{
+	w->failing = true;
+	w->failure = (struct unit_op){
+		.unit = w->unit,
+		.loop = w->unit->steward,
+		.edit = failure_edit,
+		.done = failure_published,
+	};
+	unit_publish(&w->failure);
 }
 
 /* ---- Looking ---- */
@@ -227,6 +274,7 @@ static void probe_done(struct work *work)
 	unsigned events;
 
 	w->looked_ns = loop_now_ns(w->unit->steward);
+	w->status.flush_failed |= bdev_flush_failed(w->unit->bdev);
 	if (w->stopping) {
 		rest(w);
 		return;
@@ -238,7 +286,7 @@ static void probe_done(struct work *work)
 		publish(w);
 		return;
 	}
-	tell(w, events);
+	tell_found(w, events);
 	rest(w);
 }
 
@@ -266,13 +314,11 @@ static void look_after(struct unit_watch *w, uint64_t gap_ns)
 	loop_timer_start(&w->timer, gap_ns - min_u64(rested_ns, gap_ns));
 }
 
-static void stop_end(struct unit_watch *w);
-
 static void rest(struct unit_watch *w)
 {
 	w->state = WATCH_RESTING;
 	if (w->stopping)
-		stop_end(w);
+		stop_if_over(w);
 	else
 		look_after(w, w->wanted ? LOOK_GAP_NS : w->config.interval_ns);
 }
@@ -284,6 +330,8 @@ static void kicked(struct loop_msg *msg)
 	__atomic_store_n(&w->kicked, false, __ATOMIC_SEQ_CST);
 	if (w->stopping)
 		return;
+	if (!w->failing && must_tell_failure(w))
+		publish_failure(w);
 	w->wanted = true;
 	if (w->state == WATCH_RESTING)
 		look_after(w, LOOK_GAP_NS);
@@ -327,8 +375,10 @@ static void stop_told(struct loop_msg *msg)
 	w->stopped(w->stop_arg);
 }
 
-static void stop_end(struct unit_watch *w)
+static void stop_if_over(struct unit_watch *w)
 {
+	if (!w->stopping || w->failing || w->state != WATCH_RESTING)
+		return;
 	w->stop.run = stop_told;
 	loop_post(w->stop_loop, &w->stop);
 }
@@ -339,10 +389,11 @@ static void stop_arrived(struct loop_msg *msg)
 
 	w->stopping = true;
 	loop_timer_stop(&w->timer);
-	if (w->state == WATCH_RESTING)
-		stop_end(w);
-	else if (w->state == WATCH_PUBLISHING)
+	if (w->state == WATCH_PUBLISHING)
 		unit_op_cancel(&w->publish);
+	if (w->failing)
+		unit_op_cancel(&w->failure);
+	stop_if_over(w);
 }
 
 void unit_watch_stop(struct unit *u, struct loop *loop, void (*stopped)(void *arg), void *arg)

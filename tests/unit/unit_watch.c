@@ -834,6 +834,10 @@ static void stops_at_any_moment(void **state)
 		steer.status.size += i % 3 == 0 ? SIZE : 0;
 		steer.status.read_only = i % 5 == 0;
 		steer.probe_err = i % 7 == 0 ? -ENODEV : 0;
+		if (i % 4 == 0) {
+			steer.io_err[IO_FLUSH] = -EIO;
+			io(IO_FLUSH);
+		}
 		start();
 		sim_run(set, i / 20);
 		if (i % 11 == 0)
@@ -846,12 +850,17 @@ static void stops_at_any_moment(void **state)
 /* Whatever happens in whatever order: in the end clients see what is. */
 static void ends_up_with_the_truth(void **state)
 {
+	bool failed;
+
 	stop_and_drop();
 	for (unsigned seed = 0; seed < 200; seed++) {
 		sim_reset(set, seed);
 		make_unit(false);
 		start();
 		for (unsigned i = 0; i < 40; i++) {
+			steer.io_err[IO_FLUSH] = seed % 3 == 0 && i > 20 ? -EIO : 0;
+			if (sim_random(set, 4) == 0)
+				io(IO_FLUSH);
 			steer.status.size += sim_random(set, 8) == 0 ? 8192 : 0;
 			steer.status.read_only = sim_random(set, 3) == 0;
 			steer.probe_err = sim_random(set, 3) == 0 ? -ENODEV : 0;
@@ -866,13 +875,15 @@ static void ends_up_with_the_truth(void **state)
 		steer.probe_err = 0;
 		steer.status.read_only = false;
 		run_for(2 * INTERVAL);
-		assert_int_equal(protect(UNIT_READ_WRITE), 0);
-		assert_false(flag(UNIT_MISSING | UNIT_WRITE_PROTECTED));
+		failed = bdev_flush_failed(unit_bdev(unit));
+		assert_int_equal(protect(UNIT_READ_WRITE), failed ? -EROFS : 0);
+		assert_int_equal(flag(UNIT_MISSING | UNIT_WRITE_PROTECTED), failed);
+		assert_int_equal(told[UNIT_EVENT_FLUSH_FAILED], failed);
 		assert_int_equal(view()->size, steer.status.size);
 		assert_int_equal(told[UNIT_EVENT_LOST], told[UNIT_EVENT_BACK]);
 		assert_int_equal(actors[0].medium, told[UNIT_EVENT_BACK]);
 		assert_int_equal(actors[2].size, told[UNIT_EVENT_GREW]);
-		assert_int_equal(actors[1].protection % 2, 0);
+		assert_int_equal(actors[1].protection % 2, failed);
 		if (seed != 199)
 			stop_and_drop();
 	}

@@ -495,6 +495,62 @@ static void a_probe_hangs_before_a_resize(void **state)
 	stop_loops();
 }
 
+static struct io flush;
+static atomic_int flushed; /* 1: not yet */
+
+static void flush_done(struct io *io)
+{
+	flushed = io->result;
+}
+
+static void flush_run(struct loop_msg *msg)
+{
+	flush = (struct io){.op = IO_FLUSH, .done = flush_done, .loop = loop_set_at(set, 0)};
+	bdev_submit(unit_bdev(unit), &flush);
+}
+
+/* The disk says that a flush failed and then, or before, nothing any more. */
+static void a_flush_fails_and_a_probe_hangs(void **state)
+{
+	struct loop_msg msg = {.run = flush_run};
+	char spec[256];
+
+	str_format(spec, sizeof(spec), "fault:rule=flush;eio,rule=any;hang;while=%s:ram:1M", flag);
+	for (unsigned order = 0; order < 2; order++) {
+		quit = false;
+		nattached = 0;
+		make_unit(spec, 0);
+		start_loops();
+		start_load();
+		wait_until(nattached == NLOOPS);
+		if (order == 0)
+			start_watch();
+		raise_flag();
+		if (order == 1)
+			start_watch();
+		sleep_ms(50);
+		flushed = 1;
+		loop_post(loop_set_at(set, 0), &msg);
+		wait_until(flushed != 1);
+		assert_int_equal(flushed, -EIO);
+		unit_watch_now(unit);
+		wait_until(events[UNIT_EVENT_FLUSH_FAILED] == order + 1);
+		for (unsigned n = 0; n < NLOOPS; n++)
+			assert_int_equal(actors[n].protection_told, 1);
+		unlink(flag);
+		sleep_ms(50);
+		stop_load();
+		stop_watch();
+		assert_int_equal(events[UNIT_EVENT_FLUSH_FAILED], order + 1);
+		for (unsigned n = 0; n < NLOOPS; n++)
+			assert_int_equal(actors[n].protection_told, 1);
+		assert_int_equal(events[UNIT_EVENT_WRITABLE], 0);
+		stop_loops();
+		loop_set_destroy(set);
+		set = test_set(NLOOPS, LOOP_DISK_AUTO);
+	}
+}
+
 static void stops_at_any_moment(void **state)
 {
 	for (unsigned i = 0; i < 60; i++) {
@@ -568,10 +624,15 @@ static void a_file_is_cut_off(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(a_file_grows_under_load),       TEST(lost_and_back_under_load),
-		TEST(read_only_under_load),          TEST(a_probe_hangs),
-		TEST(a_probe_hangs_before_a_resize), TEST(stops_at_any_moment),
-		TEST(a_file_without_a_name),         TEST(a_file_is_cut_off),
+		TEST(a_file_grows_under_load),
+		TEST(lost_and_back_under_load),
+		TEST(read_only_under_load),
+		TEST(a_probe_hangs),
+		TEST(a_probe_hangs_before_a_resize),
+		TEST(a_flush_fails_and_a_probe_hangs),
+		TEST(stops_at_any_moment),
+		TEST(a_file_without_a_name),
+		TEST(a_file_is_cut_off),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
