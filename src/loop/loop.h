@@ -224,8 +224,9 @@ enum io_op {
 #define IO_NOPS 6
 
 enum io_flags {
-	IO_FUA = 1, /* WRITE, ZERO: durable before done. An error means what a failed FLUSH means:
-		       the kernel may have told us of an earlier write, and tells only once. */
+	IO_FUA = 1, /* WRITE, ZERO: durable before done. The kernel may answer with the failure of an
+		       earlier write, and tells it only once: the store that syncs keeps it in mind
+		       as that of a FLUSH. (For those above it an error is one of this range.) */
 	IO_MAY_UNMAP = 2, /* ZERO */
 };
 
