@@ -269,6 +269,31 @@ static void all_changes_are_told_in_their_order(void **state)
 	expect_ready(&b);
 }
 
+static void each_change_is_told_by_its_own_name(void **state)
+{
+	static const struct {
+		unsigned change;
+		uint8_t asc, ascq;
+	} rows[] = {
+		{UNIT_CHANGED_SIZE, 0x2a, 0x09},
+		{UNIT_CHANGED_MEDIUM, 0x28, 0x00},
+		{UNIT_CHANGED_PROTECTION, 0x2a, 0x01},
+		{LU_CHANGED_MODE, 0x2a, 0x01},
+		{LU_CHANGED_LOG, 0x2a, 0x02},
+		{LU_CHANGED_TIMESTAMP, 0x2a, 0x10},
+		{LU_CHANGED_INQUIRY, 0x3f, 0x03},
+		{LU_CHANGED_IDENTIFIER, 0x3f, 0x05},
+	};
+	struct publish p = {.size = 8 * MiB};
+
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		publish(&p, rows[i].change, a.nexus.id);
+		expect_sense(&b, 0x6, rows[i].asc, rows[i].ascq);
+		expect_ready(&b);
+		expect_ready(&a);
+	}
+}
+
 /* ---- Reservations ---- */
 
 static void a_conflict_comes_first_and_clears_nothing(void **state)
@@ -723,6 +748,7 @@ int main(void)
 		TEST(a_malformed_command_leaves_it_alone, up),
 		TEST(they_are_told_in_order_of_precedence, up),
 		TEST(all_changes_are_told_in_their_order, up_attended),
+		TEST(each_change_is_told_by_its_own_name, up_attended),
 		TEST(a_conflict_comes_first_and_clears_nothing, up),
 		TEST(a_stopped_unit_is_not_ready_for_anyone, up_attended),
 		TEST(stopping_flushes_unless_told_not_to, up_attended),
