@@ -229,8 +229,6 @@ static void io_done(struct unit_io *uio)
 
 	if (err == 0) {
 		task->generation = 0;
-		if (task->locks)
-			lock_passed(seg);
 		seg->step++;
 		if (seg_goes_on(seg))
 			run(seg);

@@ -80,8 +80,6 @@ void seg_miscompared(struct scsi_seg *seg, uint64_t off);
 bool seg_lock(struct scsi_seg *seg);
 /* Its I/O, about to be submitted, runs under a lock. */
 void lock_mark(struct scsi_seg *seg);
-/* Its I/O has passed the checks of the unit. */
-void lock_passed(struct scsi_seg *seg);
 /* Its I/O was refused, for the view has changed: submitted again, when the lock is good. */
 void lock_look_again(struct scsi_seg *seg);
 /* Stops waiting. false: the lock is on its way, and the segment is released when it is there. */

@@ -9,7 +9,8 @@
  *                                                    '---------------------------------'
  *
  * HELD begins with a look at the view: without the flag the locks were disarmed meanwhile, and it is
- * taken anew. The first I/O carries the generation that was looked at; -ESTALE brings it back here.
+ * taken anew. Its I/O carries the generation that was looked at; -ESTALE brings it back here. When some
+ * has passed the flag stays, and that is only a look at the newer view.
  *
  * No circle of waiting: each lock takes its stripes in ascending order, and who holds one waits for
  * the store only, not for memory, for the initiator or for another lock. That holds for two segments
@@ -30,7 +31,6 @@ static void hold_init(struct scsi_hold *hold, struct scsi_task *task, struct scs
 	hold->task = task;
 	hold->seg = seg;
 	hold->state = HOLD_NONE;
-	hold->generation = 0;
 	hold->range.exclusive = true;
 	hold->range.loop = task->nexus->loop;
 	hold->range.granted = granted;
@@ -242,13 +242,7 @@ void lock_mark(struct scsi_seg *seg)
 	if (hold->state != HOLD_HELD)
 		return;
 	seg->uio.io.flags |= UNIT_IO_LOCKED;
-	if (hold->generation != 0)
-		seg->uio.generation = hold->generation;
-}
-
-void lock_passed(struct scsi_seg *seg)
-{
-	hold_of(seg)->generation = 0;
+	seg->uio.generation = hold->generation;
 }
 
 static unsigned lock_step(const struct plan *plan)
@@ -264,9 +258,8 @@ void lock_look_again(struct scsi_seg *seg)
 {
 	struct scsi_hold *hold = hold_of(seg);
 
-	if (hold->state == HOLD_HELD && (hold->generation == 0 || is_armed(seg->task))) {
-		if (hold->generation != 0)
-			hold->generation = itl_view(seg->task->itl)->generation;
+	if (hold->state == HOLD_HELD && is_armed(seg->task)) {
+		hold->generation = itl_view(seg->task->itl)->generation;
 		seg_submit(seg);
 		return;
 	}

@@ -162,7 +162,7 @@ struct scsi_hold {
 	struct range_lock range;
 	struct scsi_task *task;
 	struct scsi_seg *seg; /* whose blocks these are; NULL: the task's */
-	uint64_t generation;  /* of the view that was looked at; 0: I/O has passed since */
+	uint64_t generation;  /* of the view that was looked at */
 	unsigned state;       /* enum hold_state */
 };
 
