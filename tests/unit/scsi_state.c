@@ -275,14 +275,10 @@ static void each_change_is_told_by_its_own_name(void **state)
 		unsigned change;
 		uint8_t asc, ascq;
 	} rows[] = {
-		{UNIT_CHANGED_SIZE, 0x2a, 0x09},
-		{UNIT_CHANGED_MEDIUM, 0x28, 0x00},
-		{UNIT_CHANGED_PROTECTION, 0x2a, 0x01},
-		{LU_CHANGED_MODE, 0x2a, 0x01},
-		{LU_CHANGED_LOG, 0x2a, 0x02},
-		{LU_CHANGED_TIMESTAMP, 0x2a, 0x10},
-		{LU_CHANGED_INQUIRY, 0x3f, 0x03},
-		{LU_CHANGED_IDENTIFIER, 0x3f, 0x05},
+		{UNIT_CHANGED_SIZE, 0x2a, 0x09},       {UNIT_CHANGED_MEDIUM, 0x28, 0x00},
+		{UNIT_CHANGED_PROTECTION, 0x2a, 0x01}, {LU_CHANGED_MODE, 0x2a, 0x01},
+		{LU_CHANGED_LOG, 0x2a, 0x02},          {LU_CHANGED_TIMESTAMP, 0x2a, 0x10},
+		{LU_CHANGED_INQUIRY, 0x3f, 0x03},      {LU_CHANGED_IDENTIFIER, 0x3f, 0x05},
 	};
 	struct publish p = {.size = 8 * MiB};
 
