@@ -356,6 +356,33 @@ static void a_write_that_waits_for_its_data(void **state)
 	lost_its_lu(ft);
 }
 
+/* The work goes on without anybody to answer to, and is found there when the disk is back. */
+static void work_on_the_whole_disk_goes_on(void **state)
+{
+	struct fx_task *ft = fx_task_new(&a, (const uint8_t[]){0x04, 0, 0, 0, 0, 0}, 6);
+	unsigned tries = 0;
+
+	ft->t.lun[1] = 1;
+	fx_submit(&fx, ft);
+	fx_settle(&fx);
+	assert_false(ft->finished);
+	assert_int_equal(change(1, NULL), 0);
+	lost_its_lu(ft);
+	assert_int_equal(change(1, fx.lus[1]), 0);
+	told(&b, 1, 0x6, 0x29, 0x00);
+	told(&b, 1, 0x6, 0x3f, 0x03);
+	told(&b, 1, 0x2, 0x04, 0x04);
+	for (bool ready = false; !ready; tries++) {
+		/* Each of its writes hangs. */
+		(void)store_fault_release(fx.stores[1]);
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		ft = AT(&b, 1, 0, 0, 0, 0, 0, 0, 0);
+		ready = ft->t.status == SCSI_GOOD;
+		assert_true(ready || (ft->t.sense[12] == 0x04 && tries < 1000));
+		fx_task_free(ft);
+	}
+}
+
 static void lent_memory_that_is_leaving(void **state)
 {
 	struct fx_task *ft = begin(&a, 0x88, SCSI_SIMPLE, SEGS(2), FX_HOLD);
@@ -636,6 +663,7 @@ int main(void)
 		TEST(another_disk_in_its_place),
 		TEST(the_same_disk_again),
 		HANG_TEST(tasks_in_the_store_come_back_first),
+		HANG_TEST(work_on_the_whole_disk_goes_on),
 		TEST(a_write_that_waits_for_its_data),
 		TEST(lent_memory_that_is_leaving),
 		TEST(a_reservation_goes_with_it),
