@@ -142,11 +142,7 @@ static void task_locked(struct scsi_task *task)
 			seg_submit(&task->segs[i]);
 		}
 	}
-	if (lost)
-		return;
-	if (scsi_task_stopped(task))
-		task_step(task);
-	else
+	if (!lost)
 		task->next(task);
 }
 

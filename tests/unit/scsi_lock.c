@@ -391,6 +391,37 @@ static void another_view_before_the_first_read(void **state)
 	before_the_first_read(CAW, true);
 }
 
+/* The first segment waits for others' lock, the second has failed; then the view changes. The first
+ * is written all the same, for INFORMATION says so. */
+static void another_view_below_a_failed_segment(void **state)
+{
+	static const uint8_t opcodes[] = {WRITE_16, ORWRITE_16};
+
+	for (size_t i = 0; i < ARRAY_LEN(opcodes); i++) {
+		struct fx_task *ft;
+
+		up("fault:rule=write@256K-512K;eio,rule=read@256K-512K;eio:ram:16M");
+		fx_call(&fx, hold_run, NULL);
+		ft = command(&nexus, opcodes[i], 0, 2 * BLOCKS_OF_A_SEG, 5);
+		fx_submit(&fx, ft);
+		fx_settle(&fx);
+		assert_false(ft->finished);
+		change_and_grant((struct change){.op = {.changes = LU_CHANGED_MODE,
+							.nexus_id = other.nexus.id}},
+				 true);
+		fx_finish_wait(ft);
+		fx_sense(ft, 0x3, opcodes[i] == WRITE_16 ? 0x0c : 0x11, 0x00);
+		fx_information(ft, BLOCKS_OF_A_SEG);
+		fx_task_free(ft);
+		/* Now it is told. */
+		ft = FX_CMD(&nexus, 0, 0x00, 0, 0, 0, 0, 0);
+		fx_sense(ft, 0x6, 0x2a, 0x01);
+		fx_task_free(ft);
+		expect(0, BLOCKS_OF_A_SEG, 5);
+		down();
+	}
+}
+
 static void expect_4096(uint32_t nblocks, uint8_t byte)
 {
 	struct fx_task *ft = fx_rw(&other, READ_16, 0, nblocks);
@@ -456,6 +487,7 @@ int main(void)
 		cmocka_unit_test(locks_are_taken_anew),
 		cmocka_unit_test(locks_that_cannot_be_taken_anew),
 		cmocka_unit_test(another_view_before_the_first_read),
+		cmocka_unit_test(another_view_below_a_failed_segment),
 		cmocka_unit_test(another_view_before_the_write),
 	};
 
