@@ -224,10 +224,10 @@ enum io_op {
 #define IO_NOPS 6
 
 enum io_flags {
-	IO_FUA =
-		1, /* WRITE, ZERO: durable before done. The kernel may answer with the failure of an
-		       earlier write, and tells it only once: the store that syncs keeps it in mind
-		       as that of a FLUSH. (For those above it an error is one of this range.) */
+	/* WRITE, ZERO: durable before done. The kernel may answer with the failure of an earlier
+	 * write, and tells it only once: the store that syncs keeps it in mind as that of a FLUSH.
+	 * (For those above it an error is one of this range.) */
+	IO_FUA = 1,
 	IO_MAY_UNMAP = 2, /* ZERO */
 };
 
