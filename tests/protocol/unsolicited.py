@@ -3,7 +3,7 @@
 
 import pdu as P
 from common import case, main
-from iscsi import Closed, login, pattern, write10
+from iscsi import Closed, login, pattern, test_unit_ready, write10
 
 KIB = 1024
 
@@ -144,6 +144,29 @@ def refused_write_swallows_its_burst(server):
         assert r.status == 2 and r.asc == (0x21, 0) and not r.r2ts, r
         s.write(0, data)
         assert s.read(0, 128) == data
+
+
+def descriptor_sense(s, on):
+    current = s.good(s.command(bytes([0x1A, 8, 0x0A, 0, 64, 0]), read=64)).data[4:16]
+    page = bytes([0x0A, 10, current[2] & ~4 | (4 if on else 0)]) + bytes(current[3:])
+    s.good(s.command(bytes([0x15, 0x10, 0, 0, 16, 0]), write=bytes(4) + page))
+
+
+@case
+def refusal_looks_like_all_else_of_the_disk(server):
+    """D_SENSE of its own disk rules, not of that of the command before."""
+    with session(server, ImmediateData="No") as s:
+        descriptor_sense(s, True)
+        for _ in range(100):  # whatever else was in use here has had such a command last
+            r = s.command(test_unit_ready(), lun=9)
+            assert r.status == 2 and r.sense[0] == 0x70 and r.asc == (0x25, 0), r
+        s.send(p := s.scsi_pdu(write10(0, 1), edtl=512, write=True, data=bytes(512)))
+        r = s.finish(p)
+        assert r.status == 2 and r.sense[:4] == b"\x72\x0b\x0c\x0c", r
+        descriptor_sense(s, False)
+        s.send(p := s.scsi_pdu(write10(0, 1), edtl=512, write=True, data=bytes(512)))
+        r = s.finish(p)
+        assert r.status == 2 and r.sense[0] == 0x70 and r.asc == (0x0C, 0x0C), r
 
 
 def against_the_rules(server, misbehave):
