@@ -32,7 +32,7 @@
 #define COUNT_BLOCKS 9
 #define COUNT_BYTES  (COUNT_BLOCKS * 512)
 #define BITS_LBA     1001
-#define BITS_BLOCKS  700 /* two segments */
+#define BITS_BLOCKS  1300 /* three segments */
 #define PLAIN_LBA    3000
 #define DATA_BYTES   (BITS_BLOCKS * 512)
 
@@ -64,6 +64,7 @@ struct slot {
 	uint64_t seen;
 	uint32_t from, nblocks; /* of the bits */
 	uint8_t bit;
+	uint8_t had[BITS_BLOCKS]; /* bits that were told before it came */
 	uint8_t data[DATA_BYTES];
 };
 
@@ -176,6 +177,17 @@ static void ended_count(const struct slot *s)
 	}
 }
 
+/* `step` bytes are passed over: it takes its time. */
+static void check_bits(const struct slot *s, size_t step)
+{
+	const struct world *w = s->client->world;
+
+	for (size_t i = 0; i < DATA_BYTES; i += step) {
+		CHECK((s->had[i / 512] & ~s->data[i]) == 0);
+		CHECK((s->data[i] & ~w->sent_bits[i / 512]) == 0);
+	}
+}
+
 static void ended(const struct slot *s)
 {
 	struct world *w = s->client->world;
@@ -187,6 +199,8 @@ static void ended(const struct slot *s)
 		ended_count(s);
 	else if (s->what == LOOK_AT_COUNT && good)
 		see(w, word(s, 0));
+	else if (s->what == LOOK_AT_BITS && good)
+		check_bits(s, 61);
 	else if (s->what == SET_BITS && good)
 		for (uint32_t i = 0; i < s->nblocks; i++)
 			w->set_bits[s->from + i] |= s->bit;
@@ -208,10 +222,7 @@ static void last_look(struct slot *s)
 			CHECK(word(s, i) == word(s, 0));
 		return;
 	}
-	for (size_t i = 0; i < DATA_BYTES; i++) {
-		CHECK((w->set_bits[i / 512] & ~s->data[i]) == 0);
-		CHECK((s->data[i] & ~w->sent_bits[i / 512]) == 0);
-	}
+	check_bits(s, 1);
 }
 
 static void client_rests(struct client *c);
@@ -402,6 +413,7 @@ static void make(struct slot *s)
 	t->reads = t->writes = false;
 	t->expected_in = t->expected_out = 0;
 	t->no_lend = chance(w, 50);
+	memcpy(s->had, w->set_bits, sizeof(s->had));
 	if (s->what == COUNT) {
 		make_count(s);
 	} else if (s->what == SET_BITS) {
@@ -412,7 +424,7 @@ static void make(struct slot *s)
 		make_extent(s, COUNT_LBA, COUNT_BLOCKS, false, 0);
 	} else {
 		make_extent(s, s->what == WRITE ? PLAIN_LBA : BITS_LBA, BITS_BLOCKS,
-			    s->what == WRITE, 0);
+			    s->what == WRITE, s->what == WRITE ? 0 : 0xa5);
 	}
 }
 
