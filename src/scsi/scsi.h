@@ -92,8 +92,9 @@ struct scsi_transport {
 	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
 	 * that memory no longer. Segments come in offset order. Data-out (niov is 0): brings the
 	 * bytes in and sets seg->buf (scsi puts it back) and seg->iov, one piece from the start of
-	 * buf; moved when all are there, and their digests were right. -EIO: they will not come;
-	 * the transport has filled in the task's sense or lost the nexus.
+	 * buf; moved when all are there, and their digests were right, in offset order, for what
+	 * lies before an error is told to be written. -EIO: they will not come; the transport has
+	 * filled in the task's sense or lost the nexus.
 	 */
 	void (*move)(struct scsi_seg *seg);
 	/* Let go of a segment early: scsi_moved(seg, -ECANCELED) comes as soon as it can, perhaps
