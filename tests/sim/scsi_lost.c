@@ -123,7 +123,7 @@ static void change_done(struct unit_op *op, int err)
 static void change(struct client *c)
 {
 	struct world *w = c->world;
-	const bool disarms = chance(w, 70);
+	const bool disarms = chance(w, 90);
 
 	if (w->changing)
 		return;
@@ -359,8 +359,8 @@ static const struct scsi_transport transport = {
 
 static void choose(struct slot *s)
 {
-	static const enum what whats[] = {COUNT,    COUNT,         COUNT,        SET_BITS,
-					  SET_BITS, LOOK_AT_COUNT, LOOK_AT_BITS, WRITE};
+	static const enum what whats[] = {COUNT,        SET_BITS, LOOK_AT_COUNT, LOOK_AT_COUNT,
+					  LOOK_AT_BITS, WRITE,    WRITE,         WRITE};
 	struct world *w = s->client->world;
 
 	s->what = whats[sim_random(w->set, ARRAY_LEN(whats))];
@@ -448,7 +448,7 @@ static void slot_next(struct loop_msg *msg)
 		return;
 	}
 	c->ops--;
-	if (!c->last && chance(c->world, 25))
+	if (!c->last && chance(c->world, 60))
 		change(c);
 	choose(s);
 	make(s);
