@@ -375,12 +375,76 @@ static void test_same_name_at_once(void **state)
 	}
 }
 
+struct unplug {
+	struct scsi_lun_op op;
+	struct loop_msg msg;
+	sem_t done;
+};
+
+static void unplug_run(struct loop_msg *msg)
+{
+	scsi_target_change_lun(&container_of(msg, struct unplug, msg)->op);
+}
+
+static void unplugged(struct scsi_lun_op *op, int err)
+{
+	assert_int_equal(err, 0);
+	sem_post(&container_of(op, struct unplug, op)->done);
+}
+
+/* The LUN goes while the data of a read is on its way: what was not sent yet stays away, the response
+ * says how much was (RFC 7143 11.4.8). */
+static void test_lun_goes_while_its_data_leaves(void **state)
+{
+	/* Many PDUs, so that most of them wait behind those that the socket has been offered. */
+	static const char pieces[] = "MaxRecvDataSegmentLength=512";
+	struct unplug u = {.msg = {.run = unplug_run}};
+	struct server server;
+	struct iscsi_bhs bhs;
+	uint32_t n = 0;
+	uint8_t status;
+	int fd;
+
+	server_start(&server);
+	fd = dial(&server);
+	assert_true(fd >= 0);
+	assert_true(put_login(fd, 0, LOGIN_AT_ONCE, pieces, sizeof(pieces)) && get_pdu(fd, &bhs));
+	assert_int_equal(bhs.opcode, ISCSI_LOGIN_RESPONSE);
+	assert_true(put_command(fd, 1, 0, 0x00, 0) && get_response(fd, 1, &status));
+	assert_true(put_command(fd, 2, ISCSI_COMMAND_READ, 0x28, 32768));
+	usleep(100000);
+	sem_init(&u.done, 0, 0);
+	u.op = (struct scsi_lun_op){
+		.target = server.target,
+		.loop = loop_set_at(server.set, 0),
+		.done = unplugged,
+	};
+	loop_post(u.op.loop, &u.msg);
+	usleep(100000);
+	for (;; n++) {
+		assert_true(get_pdu(fd, &bhs));
+		if (bhs.opcode != ISCSI_DATA_IN)
+			break;
+		assert_int_equal(be32_get(((struct iscsi_data_in *)(void *)&bhs)->data_sn), n);
+	}
+	assert_int_equal(bhs.opcode, ISCSI_SCSI_RESPONSE);
+	assert_int_equal(((struct iscsi_scsi_response *)(void *)&bhs)->status, 2);
+	assert_int_equal(be32_get(((struct iscsi_scsi_response *)(void *)&bhs)->exp_data_sn), n);
+	/* More than fits into the sockets. */
+	assert_in_range(n, 1, 32768 - 1);
+	sem_wait(&u.done);
+	sem_destroy(&u.done);
+	close(fd);
+	server_stop(&server);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_fight_for_names),
 		cmocka_unit_test(test_same_name_at_once),
 		cmocka_unit_test(test_stop_under_load),
+		cmocka_unit_test(test_lun_goes_while_its_data_leaves),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
