@@ -63,8 +63,8 @@ struct job_request {
 	enum job_wait wait;
 	enum job_answer answer;
 	int err;
-	bool claimed;    /* the view says that the disk is ours */
-	bool had_failed; /* and before, that something had failed */
+	bool claimed;        /* the view says that the disk is ours */
+	enum lu_work before; /* and before, that this had failed */
 	struct unit_op op;
 	struct loop_msg msg, orphan_msg;
 	/* On the task's loop. */
@@ -120,10 +120,8 @@ struct lu_job {
 	bool left;            /* `work` is undone: scsi_lu_start goes on with it */
 	bool claimed;         /* a request has the disk and is on its way here */
 	bool failed;          /* how it ended, for the view that says so */
-	int err;              /* of the I/O that failed */
 	struct job_work work; /* not changed while PUBLISHING: a worker reads it */
-	uint64_t
-		flushed_off; /* everything below is done in this pass, whatever becomes of the disk */
+	uint64_t flushed_off; /* everything below is done in this pass, and durable */
 	struct job_request *waiter;
 	struct list deferred; /* requests that wait for a self-test to end */
 	/* How. */

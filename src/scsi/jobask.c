@@ -52,7 +52,8 @@ static void tell(struct scsi_task *task, const struct job_request *req)
 		task_errno(task, req->err, IO_FLUSH, 0);
 		return;
 	case JOB_FAILED:
-		if (job_is_test(&req->work))
+		/* A disk that is stopped or lost has no fault that a test has found. */
+		if (job_is_test(&req->work) && !scsi_not_ready(task->itl, task->cmd->flags, &sense))
 			scsi_task_sense(task, SENSE_SELF_TEST_FAILED);
 		break;
 	case JOB_TESTING:
@@ -181,7 +182,7 @@ static int claim(struct unit_op *op, struct unit_view *next)
 		return err;
 	req->claimed = req->job->claimed = true;
 	__atomic_store_n(&req->job->progress, 0, __ATOMIC_RELAXED);
-	req->had_failed = lu_state_of(next)->work != WORK_NONE;
+	req->before = lu_state_of(next)->work;
 	next->flags |= UNIT_REWRITING;
 	op->changes = job_is_test(&req->work) ? 0 : LU_CHANGED_BLOCKS;
 	lu_state_edit(next)->work = low_u8(job_running_state(&req->work));
@@ -194,9 +195,9 @@ static int keep_claim(struct unit_op *op, const struct unit_view *next)
 	const struct job_request *req = op_request(op);
 	const int err = job_keep(req->job->lu, lu_state_of(next)->work, &req->work);
 
-	/* It may be there all the same, and nothing of the kind shall begin after a restart. */
-	if (err != 0 && !req->had_failed)
-		job_keep(req->job->lu, WORK_NONE, &req->work);
+	/* It may be there all the same, and nothing that was refused shall begin after a restart. */
+	if (err != 0)
+		job_keep(req->job->lu, req->before, &req->job->work);
 	return err;
 }
 
@@ -315,7 +316,7 @@ static void take(struct lu_job *job, struct job_request *req)
 
 	if (req->err != 0) {
 		/* Claimed, and yet not to be had: it could not be kept. */
-		job->claimed = job->claimed && !req->claimed;
+		job->claimed = false;
 		job_answer(req, JOB_ERROR);
 	} else if (req->work.kind == JOB_NOTHING && !req->deferred && is_background(job)) {
 		end_test_for(job, req, TEST_ENDED_BY_COMMAND);

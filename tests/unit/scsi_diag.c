@@ -217,6 +217,22 @@ static void stop_ends_tests(void **state)
 	job_down();
 }
 
+/* Nobody has found a fault of a disk that was stopped. */
+static void stopped_disks_are_not_faulty(void **state)
+{
+	struct fx_task *ft;
+
+	job_up(SLOW, 512);
+	ft = fx_task_new(&a, (const uint8_t[6]){0x1d, 0x04}, 6);
+	fx_submit(&fx, ft);
+	while (request_sense(&b, NULL) != TESTING)
+		pause_ms(1);
+	good(FX_CMD(&b, 0, 0x1b, 0, 0, 0, 0, 0));
+	fx_finish_wait(ft);
+	refused(ft, 0x2, 0x04, 0x02);
+	job_down();
+}
+
 /* ---- In the foreground ---- */
 
 static void foreground_has_the_disk(void **state)
@@ -421,6 +437,7 @@ int main(void)
 		cmocka_unit_test(background_outlives_its_nexus),
 		cmocka_unit_test(format_ends_tests),
 		cmocka_unit_test(stop_ends_tests),
+		cmocka_unit_test(stopped_disks_are_not_faulty),
 		cmocka_unit_test(foreground_has_the_disk),
 		cmocka_unit_test(foreground_ends_with_its_nexus),
 		cmocka_unit_test(failures_have_an_address),
