@@ -76,9 +76,10 @@ static void take_turn(struct lu_job *job, enum job_turn turn)
 		job->turn = turn;
 }
 
-static void fail(struct lu_job *job)
+static void fail(struct lu_job *job, int err)
 {
 	job->failed = true;
+	job->err = err;
 	take_turn(job, TURN_FAIL);
 }
 
@@ -187,7 +188,7 @@ static void io_done(struct unit_io *uio)
 	else if (err == 0 && job_is_test(&job->work))
 		pause_ns = test_pause_ns(job, io->started_ns);
 	else if (err != 0 && (!job_is_test(&job->work) || test_read_failed(job, &uio->io)))
-		fail(job);
+		fail(job, err);
 	if (pause_ns == 0 || loop_timer_start(&job->timer, pause_ns) != 0)
 		step_later(job);
 }
@@ -349,7 +350,7 @@ static void flushed(struct unit_io *uio)
 		return;
 	}
 	if (err != 0)
-		fail(job);
+		fail(job, err);
 	else
 		job->flushed_off = job->work.off;
 	if (err == 0 && job->turn == TURN_NONE && job->work.pass + 1u < job->work.passes) {
@@ -415,7 +416,7 @@ static void published(struct unit_op *op, int err)
 	if (err != 0) {
 		/* What is kept would begin it anew after a restart, over newer data. */
 		CHECK(!job->failed);
-		fail(job);
+		fail(job, err);
 		publish(job);
 		return;
 	}
@@ -472,7 +473,7 @@ static void attached(struct unit_attach *a, int err)
 		begin_pass(job);
 	} else {
 		job->result = TEST_UNABLE;
-		fail(job);
+		fail(job, -ENOMEM);
 		step(job);
 	}
 }
@@ -487,6 +488,7 @@ void job_run(struct lu_job *job)
 	job->state = JOB_ATTACHING;
 	job->turn = TURN_NONE;
 	job->failed = job->left = false;
+	job->err = 0;
 	job->flushed_off = job->work.off;
 	job->nbusy = 0;
 	job->attach = (struct unit_attach){
@@ -518,6 +520,9 @@ void job_stop_if_idle(struct lu_job *job)
 
 static enum job_answer answer_at_end(const struct lu_job *job)
 {
+	/* A disk that is stopped or lost has no fault that a test has found. */
+	if (job->failed && job_is_test(&job->work) && job->result == TEST_UNABLE)
+		return JOB_ERROR;
 	if (job->failed)
 		return JOB_FAILED;
 	return job->turn == TURN_STOP ? JOB_BUSY : JOB_DONE;
@@ -531,8 +536,10 @@ static void quit(struct lu_job *job)
 	job->buf = NULL;
 	job->left = !is_over(job);
 	job->state = JOB_IDLE;
-	if (job->waiter != NULL)
+	if (job->waiter != NULL) {
+		job->waiter->err = job->err;
 		job_answer(job->waiter, answer_at_end(job));
+	}
 	job->waiter = NULL;
 	job_take_deferred(job);
 	job_stop_if_idle(job);

@@ -120,6 +120,7 @@ struct lu_job {
 	bool left;            /* `work` is undone: scsi_lu_start goes on with it */
 	bool claimed;         /* a request has the disk and is on its way here */
 	bool failed;          /* how it ended, for the view that says so */
+	int err;              /* and why */
 	struct job_work work; /* not changed while PUBLISHING: a worker reads it */
 	uint64_t flushed_off; /* everything below is done in this pass, and durable */
 	struct job_request *waiter;

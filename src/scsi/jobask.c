@@ -52,8 +52,7 @@ static void tell(struct scsi_task *task, const struct job_request *req)
 		task_errno(task, req->err, IO_FLUSH, 0);
 		return;
 	case JOB_FAILED:
-		/* A disk that is stopped or lost has no fault that a test has found. */
-		if (job_is_test(&req->work) && !scsi_not_ready(task->itl, task->cmd->flags, &sense))
+		if (job_is_test(&req->work))
 			scsi_task_sense(task, SENSE_SELF_TEST_FAILED);
 		break;
 	case JOB_TESTING:

@@ -313,8 +313,8 @@ static void failures_have_an_address(void **state)
 	job_down();
 	/* No test can be made of a disk that is gone. */
 	job_up("fault:rule=read;enodev:ram:8M", 512);
-	refused(diagnostic(&a, SELFTEST), 0x4, 0x3e, 0x03);
-	refused(diagnostic(&a, SHORT_FG), 0x4, 0x3e, 0x03);
+	refused(diagnostic(&a, SELFTEST), 0x2, 0x04, 0x03);
+	refused(diagnostic(&a, SHORT_FG), 0x2, 0x04, 0x03);
 	expect_result(5, 3);
 	job_down();
 }
