@@ -5,6 +5,7 @@ refused until the work is done, and then every byte of it is what was asked for.
 
 import os
 import random
+import shutil
 import tempfile
 import time
 
@@ -289,6 +290,46 @@ def test_format_fails():
                 wait_while(session, FORMATTING)
                 session.good(session.command(iscsi.test_unit_ready()))
             assert is_all(disk.read(), bytes(512))
+
+
+def test_lost_disk_is_waited_for():
+    """As after a loss of power: it goes on when the disk is back."""
+    store = "fault:rule=write;delay=12ms,rule=any;enodev;while=lost:disk.img"
+    with Disk() as disk, disk.serve(store) as s:
+        lost = os.path.join(disk.dir, "lost")
+        session = disk.login(s)
+        session.good(overwrite(session, passes=0x82))
+        time.sleep(0.3)
+        with open(lost, "w", encoding="ascii"):
+            pass
+        wait_until(lambda: request_sense(session)[0] == (NOT_READY, (0x04, 0x03)), 20, "its loss")
+        os.unlink(lost)
+        wait_until(lambda: request_sense(session)[0] == (0, (0, 0)), 30, "the end of it")
+        assert is_all(disk.read(), blocks_of(PATTERN))
+        session.close()
+
+
+def test_copy_does_not_go_on():
+    """Nobody has asked for the copy to be erased; nobody can take it for whole either."""
+    with Disk() as disk, disk.serve() as s:
+        session = disk.login(s)
+        session.good(overwrite(session, ause=True))
+        time.sleep(0.3)
+        s.kill()
+        copy = os.path.join(disk.dir, "copy.img")
+        shutil.copy2(disk.path, copy)
+        with open(copy, "rb") as f:
+            before = f.read()
+        with disk.serve("copy.img") as other, disk.login(other) as session:
+            seen(session, SANITIZE_FAILED)
+            session.good(exit_failure_mode(session))
+            assert session.read(SIZE // 512 - 1, 1) == OLD[-512:]
+        with open(copy, "rb") as f:
+            assert f.read() == before
+        s.start()
+        with disk.login(s) as session:
+            wait_while(session, SANITIZING)
+        assert is_all(disk.read(), blocks_of(PATTERN))
 
 
 def test_read_only_does_not_go_on():
