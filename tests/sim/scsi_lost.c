@@ -359,11 +359,11 @@ static const struct scsi_transport transport = {
 
 static void choose(struct slot *s)
 {
-	static const enum what whats[] = {COUNT,        SET_BITS, LOOK_AT_COUNT, LOOK_AT_COUNT,
-					  LOOK_AT_BITS, WRITE,    WRITE,         WRITE};
+	static const enum what choices[] = {COUNT,        SET_BITS, LOOK_AT_COUNT, LOOK_AT_COUNT,
+					    LOOK_AT_BITS, WRITE,    WRITE,         WRITE};
 	struct world *w = s->client->world;
 
-	s->what = whats[sim_random(w->set, ARRAY_LEN(whats))];
+	s->what = choices[sim_random(w->set, ARRAY_LEN(choices))];
 	if (s->client->last)
 		s->what = s->client->ops == 0 ? LOOK_AT_BITS : LOOK_AT_COUNT;
 	s->from = (uint32_t)sim_random(w->set, BITS_BLOCKS);

@@ -184,7 +184,7 @@ FX_UNUSED static void fill_disk(struct fx_nexus *fn)
 FX_UNUSED static void expect_disk(struct fx_nexus *fn, const void *pattern, uint32_t len)
 {
 	const uint32_t step = FX_BUF_BYTES / block;
-	uint8_t want[4096];
+	uint8_t want[4096] = {0};
 
 	for (uint32_t i = 0; i < block; i++)
 		want[i] = ((const uint8_t *)pattern)[i % len];

@@ -1004,7 +1004,7 @@ static bool matches_all(const struct unit_op *op, const struct unit_task *t)
 /* Time counts from the first task to the last, whatever an ABORT does to those between. */
 static void time_with_tasks(void **state)
 {
-	struct job first, second, late;
+	struct job first = {0}, second = {0}, late;
 	struct control c;
 
 	for (unsigned order = 0; order < 2; order++) {
