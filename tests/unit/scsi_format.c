@@ -749,11 +749,7 @@ static void failure_is_seen(void **state)
 static void restart(const char *spec)
 {
 	job_down();
-	job_init(spec, block);
-	fx_open(&fx, &a);
-	fx_open(&fx, &b);
-	fx_take_power_on(&a, 0);
-	fx_take_power_on(&b, 0);
+	job_up(spec, block);
 }
 
 static void start_run(void *arg)
@@ -761,9 +757,13 @@ static void start_run(void *arg)
 	scsi_lu_start(fx.lus[0]);
 }
 
-static bool tags_are_kept(void)
+static void need_tags(void)
 {
-	return store_info(fx.stores[0])->keeps_tags;
+	if (store_info(fx.stores[0])->keeps_tags)
+		return;
+	job_down();
+	file_remove();
+	skip();
 }
 
 static void sanitize_goes_on(void **state)
@@ -780,11 +780,7 @@ static void sanitize_goes_on(void **state)
 		file_make(48 * MiB);
 		str_format(spec, sizeof(spec), "fault:rule=write;delay=4ms:%s", file_path);
 		job_up(spec, i % 2 == 0 ? 512 : 4096);
-		if (!tags_are_kept()) {
-			job_down();
-			file_remove();
-			skip();
-		}
+		need_tags();
 		fill_disk(&a);
 		good(overwrite(&a, IMMED, rows[i].count, rows[i].pattern, rows[i].len));
 		pause_ms(60);
@@ -818,11 +814,7 @@ static void format_goes_on(void **state)
 	file_make(80 * MiB);
 	str_format(spec, sizeof(spec), "fault:rule=zero;delay=60ms:%s", file_path);
 	job_up(spec, 512);
-	if (!tags_are_kept()) {
-		job_down();
-		file_remove();
-		skip();
-	}
+	need_tags();
 	fill_disk(&a);
 	good(format_immed(&a));
 	pause_ms(30);
@@ -860,11 +852,7 @@ static void saved_protection_is_no_trap(void **state)
 	file_make(32 * MiB);
 	str_format(spec, sizeof(spec), "fault:rule=write;delay=5ms:%s", file_path);
 	job_up(spec, 512);
-	if (!tags_are_kept()) {
-		job_down();
-		file_remove();
-		skip();
-	}
+	need_tags();
 	set_swp(SAVE, SWP);
 	refused(overwrite(&a, 0, 1, "\xaa", 1), 0x7, 0x27, 0x02);
 	set_swp(0, 0);
@@ -887,11 +875,7 @@ static void failures_stay(void **state)
 	file_make(16 * MiB);
 	str_format(spec, sizeof(spec), "fault:rule=write+zero@8M-9M;eio;count=1:%s", file_path);
 	job_up(spec, 512);
-	if (!tags_are_kept()) {
-		job_down();
-		file_remove();
-		skip();
-	}
+	need_tags();
 	refused(overwrite(&a, 0, 1, "\xaa", 1), 0x3, 0x31, 0x03);
 	restart(file_path);
 	fx_call(&fx, start_run, NULL);
@@ -970,11 +954,7 @@ static void stays_lost(const char *ops)
 	file_make(16 * MiB);
 	str_format(spec, sizeof(spec), "fault:rule=%s@8M-;enodev:%s", ops, file_path);
 	job_up(spec, 512);
-	if (!tags_are_kept()) {
-		job_down();
-		file_remove();
-		skip();
-	}
+	need_tags();
 	good(overwrite(&a, IMMED, 1, "\xaa", 1));
 	pause_ms(50);
 	assert_int_equal(request_sense(&b, NULL), SANITIZING);
@@ -1021,11 +1001,7 @@ static void broken_tags_fail_safe(void **state)
 
 	file_make(8 * MiB);
 	job_up(file_path, 512);
-	if (!tags_are_kept()) {
-		job_down();
-		file_remove();
-		skip();
-	}
+	need_tags();
 	good(overwrite(&a, AUSE, 1, "pattern", 7));
 	len = kept_bytes(tag);
 	assert_int_equal(len, 28); /* nothing is under way */
@@ -1044,11 +1020,7 @@ static void broken_tags_fail_safe(void **state)
 			bad[i] ^= 0x11;
 		job_down();
 		keep_bytes(bad, bad_len);
-		job_init(file_path, 512);
-		fx_open(&fx, &a);
-		fx_open(&fx, &b);
-		fx_take_power_on(&a, 0);
-		fx_take_power_on(&b, 0);
+		job_up(file_path, 512);
 		fx_call(&fx, start_run, NULL);
 		seen_failed(0x03);
 		if (i % 2 == 0)
@@ -1075,25 +1047,16 @@ static size_t interrupted(unsigned flags, uint32_t block_size, uint16_t pattern_
 	good(overwrite(&a, IMMED | flags, 1, pattern, pattern_len));
 	pause_ms(20);
 	job_down();
-	job_init(file_path, block_size);
+	job_up(file_path, block_size);
+	need_tags();
 	len = kept_bytes(tag);
-	fx_open(&fx, &a);
-	fx_open(&fx, &b);
 	job_down();
-	if (len < 0)
-		file_remove();
-	if (len < 0)
-		skip();
 	return (size_t)len;
 }
 
 static void begin_again(uint32_t block_size)
 {
-	job_init(file_path, block_size);
-	fx_open(&fx, &a);
-	fx_open(&fx, &b);
-	fx_take_power_on(&a, 0);
-	fx_take_power_on(&b, 0);
+	job_up(file_path, block_size);
 	fx_call(&fx, start_run, NULL);
 }
 
@@ -1156,11 +1119,7 @@ static void long_patterns_are_safe(void **state)
 	file_make(32 * MiB);
 	str_format(spec, sizeof(spec), "fault:rule=write;delay=5ms:%s", file_path);
 	job_up(spec, 4096);
-	if (!tags_are_kept()) {
-		job_down();
-		file_remove();
-		skip();
-	}
+	need_tags();
 	good(overwrite(&a, IMMED, 1, pattern, 4096));
 	pause_ms(30);
 	restart(spec);
