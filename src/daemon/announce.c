@@ -87,6 +87,16 @@ static json_t *disk_json(const struct disk *disk, const char *portal)
 			 json_sprintf("iscsi://%s/%s/0", portal, disk->iqn));
 }
 
+/* Only where there are any. */
+static json_t *users_json(const struct iscsi *iscsi)
+{
+	json_t *users = json_array();
+
+	for (unsigned i = 0; i < iscsi_chap_count(iscsi); i++)
+		json_array_append_new(users, json_string(iscsi_chap_name(iscsi, i)));
+	return json_pack("{s:o, s:s?}", "chap", users, "mutual_chap", iscsi_chap_mutual(iscsi));
+}
+
 int announce_json(const struct daemon *dm, int fd)
 {
 	char portal[NET_ADDR_TEXT];
@@ -101,6 +111,8 @@ int announce_json(const struct daemon *dm, int fd)
 		json_array_append_new(disks, disk_json(&dm->disks[i], portal));
 	all = json_pack("{s:i, s:o, s:o}", "pid", (int)getpid(), "portals", portals, "disks",
 			disks);
+	if (iscsi_chap_count(dm->iscsi) != 0)
+		json_object_update_new(all, users_json(dm->iscsi));
 	if (all != NULL)
 		line = json_dumps(all, JSON_COMPACT);
 	if (line != NULL) {
@@ -134,6 +146,49 @@ static void disk_text(FILE *out, const struct daemon *dm, const struct disk *dis
 	fprintf(out, "\n");
 }
 
+static void users_text(FILE *out, const struct iscsi *iscsi)
+{
+	const char *mutual = iscsi_chap_mutual(iscsi);
+
+	fprintf(out, "users   chap   ");
+	for (unsigned i = 0; i < iscsi_chap_count(iscsi); i++)
+		fprintf(out, " %s", iscsi_chap_name(iscsi, i));
+	if (mutual != NULL)
+		fprintf(out, "    and to them this is %s", mutual);
+	fprintf(out, "\n");
+}
+
+/* Discovery would want the secret as well, and there is nothing to discover any more. */
+static void paste_chap_text(FILE *out, const struct disk *disk, const char *portal,
+			    const char *user)
+{
+	const char *mutual = iscsi_chap_mutual(disk->daemon->iscsi);
+	const struct {
+		const char *key, *value;
+	} settings[] = {
+		{"authmethod", "CHAP"},           {"username", user},
+		{"password", "SECRET"},           {"username_in", mutual},
+		{"password_in", "MUTUAL-SECRET"},
+	};
+	size_t n = mutual != NULL ? ARRAY_LEN(settings) : ARRAY_LEN(settings) - 2;
+
+	fprintf(out, "\nOn a Linux client, for %s, with the user's secret:\n", disk->name);
+	fprintf(out, "  sudo iscsiadm -m node -T %s -p %s -o new\n", disk->iqn, portal);
+	for (size_t i = 0; i < n; i++)
+		fprintf(out,
+			"  sudo iscsiadm -m node -T %s -p %s -o update -n node.session.auth.%s -v "
+			"'%s'\n",
+			disk->iqn, portal, settings[i].key, settings[i].value);
+	fprintf(out, "  sudo iscsiadm -m node -T %s -p %s --login\n", disk->iqn, portal);
+	fprintf(out, "In QEMU, with the secret, and no newline, in a file:\n");
+	fprintf(out, "  -object secret,id=chap,file=FILE\n");
+	fprintf(out,
+		"  -blockdev "
+		"'driver=iscsi,node-name=%s,transport=tcp,portal=%s,target=%s,lun=0,user=%s,"
+		"password-secret=chap'\n",
+		disk->name, portal, disk->iqn, user);
+}
+
 static void paste_text(FILE *out, const struct disk *disk, const char *portal)
 {
 	fprintf(out, "\nOn a Linux client, for %s:\n", disk->name);
@@ -158,8 +213,14 @@ int announce_text(const struct daemon *dm, int fd)
 	client_portal(dm, portal);
 	for (size_t i = 0; i < dm->ndisks; i++)
 		disk_text(out, dm, &dm->disks[i]);
-	for (size_t i = 0; i < dm->ndisks; i++)
-		paste_text(out, &dm->disks[i], portal);
+	if (iscsi_chap_count(dm->iscsi) != 0)
+		users_text(out, dm->iscsi);
+	for (size_t i = 0; i < dm->ndisks; i++) {
+		if (iscsi_chap_count(dm->iscsi) != 0)
+			paste_chap_text(out, &dm->disks[i], portal, iscsi_chap_name(dm->iscsi, 0));
+		else
+			paste_text(out, &dm->disks[i], portal);
+	}
 	if (fclose(out) == 0)
 		err = write_all(fd, text, len);
 	free(text);

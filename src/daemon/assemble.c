@@ -171,7 +171,9 @@ int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag 
 		diag_set(d, err, "cannot set up iSCSI: %s", strerror(-err));
 		goto fail;
 	}
-	err = open_disks(dm, o, d);
+	err = secrets_load(dm->iscsi, o, d);
+	if (err == 0)
+		err = open_disks(dm, o, d);
 	if (err == 0)
 		err = open_portals(dm, o, d);
 	if (err == 0)

@@ -56,8 +56,8 @@ int iqn_from_host(char out[SCSI_NAME_MAX + 1], const char *host, const char *nam
 
 struct run_options {
 	uint64_t size, port, threads;
-	struct opt_strings listen;
-	const char *name, *iqn;
+	struct opt_strings listen, chap;
+	const char *name, *iqn, *mutual_chap;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
 	bool read_only, unsolicited, json, verbose, help;
 	/* What is no option: the stores. */
@@ -113,6 +113,9 @@ struct daemon {
 int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag *d);
 /* The loops do not run. Also half-built. */
 void daemon_fini(struct daemon *dm);
+
+/* secrets.c: who may log in, from --chap and --mutual-chap, USER:FILE each. */
+int secrets_load(struct iscsi *iscsi, const struct run_options *o, struct diag *d);
 
 /* announce.c: tells on stdout what is served and how to reach it. 0 or -errno of the write. */
 int announce_json(const struct daemon *dm, int fd);

@@ -69,6 +69,20 @@ const struct opt run_opts[] = {
 		.help = "iSCSI name of the target; else made from host and disk",
 	},
 	{
+		.name = "chap",
+		.kind = OPT_LIST,
+		.offset = FIELD(chap),
+		.arg = "USER:FILE",
+		.help = "serve only who proves to be USER, secret in FILE; repeatable",
+	},
+	{
+		.name = "mutual-chap",
+		.kind = OPT_STRING,
+		.offset = FIELD(mutual_chap),
+		.arg = "USER:FILE",
+		.help = "prove to clients that ask that we are USER, too",
+	},
+	{
 		.name = "threads",
 		.kind = OPT_UINT,
 		.offset = FIELD(threads),
@@ -151,6 +165,11 @@ static int check_together(const struct run_options *o, struct diag *d)
 		diag_set(d, -EINVAL, "%s is for one disk, and there are %zu",
 			 o->name != NULL ? "--name" : "--iqn", o->nspecs);
 		diag_fix(d, "leave it out, or run spindle once a disk");
+		return -EINVAL;
+	}
+	if (o->mutual_chap != NULL && o->chap.n == 0) {
+		diag_set(d, -EINVAL, "--mutual-chap is nothing without --chap");
+		diag_fix(d, "first say who may come: --chap USER:FILE");
 		return -EINVAL;
 	}
 	if (o->name != NULL && name_check(o->name, d) < 0)

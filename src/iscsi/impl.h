@@ -44,6 +44,8 @@
 #define MAX_CONNECTIONS   4096
 #define TASK_BUCKETS      128
 #define DIRECTORY_BUCKETS 256
+#define REFUSAL_LINES     10 /* of login-refused in the log, in REFUSAL_TIME_NS and a loop */
+#define REFUSAL_TIME_NS   (10 * UINT64_C(1000000000))
 #define POOL_PDUS         1024 /* kept for reuse, a loop */
 #define POOL_TASKS        512
 
@@ -289,6 +291,42 @@ struct iscsi_session {
 	} dir;
 };
 
+/* ---- Authentication (chap.c) ---- */
+
+#define CHAP_NAME_MAX   255
+#define CHAP_SECRET_MIN 12 /* bytes; RFC 7143 9.2.1 wants 96 random bits */
+#define CHAP_SECRET_MAX 255
+#define CHAP_BINARY_MAX 1024 /* of a challenge or a response (RFC 7143 12.1.3) */
+#define CHAP_DIGEST_MAX 32   /* SHA-256 and SHA3-256 */
+/* At least as long as any response. */
+#define CHAP_CHALLENGE_LEN CHAP_DIGEST_MAX
+
+/* A name and its secret; strings. */
+struct chap_user {
+	char *name, *secret;
+};
+
+/* Who may come, and who we are. Complete before the loops run, then read by all. */
+struct chap_auth {
+	struct chap_user **users; /* none: nobody is asked */
+	size_t nusers;
+	struct chap_user *mutual; /* our own name; NULL: we do not prove who we are */
+};
+
+enum chap_step { CHAP_METHOD, CHAP_ALGORITHM, CHAP_PROOF, CHAP_DONE };
+
+struct chap_algorithm;
+
+/* Of one login. */
+struct chap {
+	const struct chap_auth *auth;
+	const struct chap_algorithm *algorithm;
+	enum chap_step step;
+	uint8_t id, challenge[CHAP_CHALLENGE_LEN];
+	const char *why;              /* it failed; for the log only */
+	char user[CHAP_NAME_MAX + 1]; /* who it says it is; bytes of the wire */
+};
+
 /* ---- The server (iscsi.c) ---- */
 
 struct iscsi_target {
@@ -310,6 +348,11 @@ struct iscsi_loop {
 	uint8_t *rx_buf; /* for bulk receives, while a callback runs */
 	struct queue free_pdus, free_tasks;
 	unsigned nfree_pdus, nfree_tasks;
+	/* Since a moment: refused logins in the log, and those that were not worth a line. */
+	struct {
+		uint64_t since_ns;
+		unsigned told, untold;
+	} refusals;
 } __attribute__((aligned(64)));
 
 #define RX_BUF_LEN (2 * RX_CHUNK + 64 * KiB)
@@ -325,6 +368,7 @@ struct iscsi {
 	struct loop_set *set;
 	const struct log *log;
 	bool unsolicited; /* see iscsi_config */
+	struct chap_auth auth;
 	struct iscsi_loop *loops;
 	unsigned nloops;
 	struct iscsi_target **targets;
@@ -375,6 +419,21 @@ void login_finish(struct iscsi_conn *c);
 /* Says why not; the connection ends when that is sent. */
 void login_refuse(struct iscsi_conn *c, enum iscsi_login_status status);
 void login_free(struct login *l);
+
+/* chap.c */
+void chap_fini(struct chap_auth *auth);
+void chap_begin(struct chap *c, const struct chap_auth *auth);
+/* Whoever comes has proven who it is, or is not asked. */
+bool chap_done(const struct chap *c);
+/* What a whole request said, after keys_negotiate(); appends the answer. `flags` are the request's.
+ */
+enum iscsi_login_status chap_take(struct chap *c, const struct iscsi_params *p,
+				  const struct keys_ctx *ctx, uint8_t flags, struct writer *reply);
+/* The algorithm of that number, NULL: not one of ours. */
+const struct chap_algorithm *chap_algorithm(uint32_t number);
+/* RFC 1994 4.1: what answers a challenge of at most CHAP_BINARY_MAX bytes. Its length or -EIO. */
+int chap_response(const struct chap_algorithm *algorithm, uint8_t id, const char *secret,
+		  const uint8_t *challenge, size_t len_bytes, uint8_t out[CHAP_DIGEST_MAX]);
 
 /* session.c */
 struct iscsi_session *session_create(struct iscsi *i, struct iscsi_loop *home);

@@ -255,6 +255,7 @@ void iscsi_destroy(struct iscsi *i)
 	for (size_t n = 0; n < i->ntargets; n++)
 		target_destroy(i->targets[n]);
 	free(i->targets);
+	chap_fini(&i->auth);
 	directory_fini(&i->directory);
 	destroy_loops(i);
 	free(i);

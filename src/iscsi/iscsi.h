@@ -27,6 +27,20 @@ int iscsi_create(struct iscsi **out, const struct iscsi_config *config);
 /* iSCSI name: RFC 7143 4.2.7; -EINVAL and a diag otherwise. The target outlives the iscsi. */
 int iscsi_add_target(struct iscsi *i, struct scsi_target *target, const char *alias,
 		     struct diag *d);
+/*
+ * CHAP (RFC 7143 12.1.3), before the loops run: with the first user every login, discovery
+ * included, must be one of theirs. A secret has 12 to 255 bytes; it is copied, and wiped at the end.
+ * -EINVAL and a diag: not a name or secret that will do, or one that is there already.
+ */
+int iscsi_add_chap_user(struct iscsi *i, const char *name, const char *secret, struct diag *d);
+/* How we answer initiators that want us to prove who we are; another secret than any user's. Once.
+ */
+int iscsi_set_chap_mutual(struct iscsi *i, const char *name, const char *secret, struct diag *d);
+unsigned iscsi_chap_count(const struct iscsi *i);
+const char *iscsi_chap_name(const struct iscsi *i, unsigned index);
+/* NULL: there is none. */
+const char *iscsi_chap_mutual(const struct iscsi *i);
+
 int iscsi_listen(struct iscsi *i, const union net_addr *addr, struct diag *d);
 unsigned iscsi_portal_count(const struct iscsi *i);
 /* With the port that was taken. */

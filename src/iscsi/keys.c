@@ -16,6 +16,7 @@ enum key_flags {
 	KEY_LEADING = 1, /* on a session's first connection only ("LO" in RFC 7143 13) */
 	KEY_NORMAL = 2,  /* irrelevant in a discovery session */
 	KEY_WHO = 4,     /* who comes, and where to: may be said again, if it is the same */
+	KEY_LARGE = 8,   /* a large-binary-value: longer than others */
 };
 
 /* A text is walked once for each turn: what others depend on goes first, what depends last. */
@@ -52,12 +53,26 @@ void keys_put(struct writer *reply, const char *key, const char *value)
 	write_bytes(reply, value, strlen(value) + 1);
 }
 
-static void put_number(struct writer *reply, const char *key, uint32_t value)
+void keys_put_number(struct writer *reply, const char *key, uint32_t value)
 {
 	char text[16];
 
 	str_format(text, sizeof(text), "%u", value);
 	keys_put(reply, key, text);
+}
+
+void keys_put_binary(struct writer *reply, const char *key, const void *bytes, size_t len_bytes)
+{
+	const uint8_t *at = bytes;
+	char hex[3];
+
+	write_bytes(reply, key, strlen(key));
+	write_bytes(reply, "=0x", 3);
+	for (size_t i = 0; i < len_bytes; i++) {
+		str_hex(hex, &at[i], 1);
+		write_bytes(reply, hex, 2);
+	}
+	write_u8(reply, '\0');
 }
 
 static enum keys_status answer(struct negotiation *n, const struct iscsi_key *k, const char *value)
@@ -83,11 +98,18 @@ static int digit_of(char c, unsigned base)
 	return d < (int)base ? d : -1;
 }
 
-/* decimal-constant or hex-constant, within the row's range. */
-static bool number_of(const struct iscsi_key *k, const struct pair *pair, uint32_t *out)
+/* 16 or 64 when the text begins like a hex-constant or base64-constant, else 10. */
+static unsigned base_of(const char *s)
 {
-	const char *s = pair->value;
-	unsigned base = s[0] == '0' && (s[1] == 'x' || s[1] == 'X') ? 16 : 10;
+	if (s[0] != '0')
+		return 10;
+	return s[1] == 'x' || s[1] == 'X' ? 16 : s[1] == 'b' || s[1] == 'B' ? 64 : 10;
+}
+
+bool keys_number(const char *text, uint32_t min, uint32_t max, uint32_t *out)
+{
+	const char *s = text;
+	unsigned base = base_of(s);
 	uint64_t v = 0;
 
 	if (base == 16)
@@ -103,10 +125,80 @@ static bool number_of(const struct iscsi_key *k, const struct pair *pair, uint32
 			return false;
 		v = v * base + (unsigned)d;
 	}
-	if (v < k->min || v > k->max)
+	if (v < min || v > max)
 		return false;
 	*out = (uint32_t)v;
 	return true;
+}
+
+/* Within the row's range. */
+static bool number_of(const struct iscsi_key *k, const struct pair *pair, uint32_t *out)
+{
+	return keys_number(pair->value, k->min, k->max, out);
+}
+
+/* An odd number of digits stands for a first one that is zero. */
+static int binary_of_hex(const char *s, uint8_t *out, size_t cap)
+{
+	size_t digits = strlen(s), len = (digits + 1) / 2;
+	unsigned byte = 0;
+
+	if (digits == 0 || len > cap)
+		return -EINVAL;
+	for (size_t i = 0; i < digits; i++) {
+		int d = digit_of(s[i], 16);
+
+		if (d < 0)
+			return -EINVAL;
+		byte = byte << 4 | (unsigned)d;
+		if ((digits - i) % 2 != 0)
+			*out++ = low_u8(byte);
+	}
+	return (int)len;
+}
+
+static int base64_digit_of(char c)
+{
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const char *at = c == '\0' ? NULL : strchr(digits, c);
+
+	return at == NULL ? -1 : (int)(at - digits);
+}
+
+/* RFC 4648 4, with its padding. */
+static int binary_of_base64(const char *s, uint8_t *out, size_t cap)
+{
+	size_t chars = strlen(s), digits = chars, len;
+	uint32_t bits = 0;
+
+	while (digits > 0 && chars - digits < 2 && s[digits - 1] == '=')
+		digits--;
+	len = digits * 6 / 8;
+	if (digits == 0 || chars % 4 != 0 || len > cap)
+		return -EINVAL;
+	for (size_t i = 0; i < digits; i++) {
+		int d = base64_digit_of(s[i]);
+
+		if (d < 0)
+			return -EINVAL;
+		bits = bits << 6 | (uint32_t)d;
+		if (i % 4 != 0)
+			*out++ = low_u8(bits >> (6 - 2 * (i % 4)));
+	}
+	return (int)len;
+}
+
+int keys_binary(const char *text, uint8_t *out, size_t cap_bytes)
+{
+	switch (base_of(text)) {
+	case 16:
+		return binary_of_hex(text + 2, out, cap_bytes);
+	case 64:
+		return binary_of_base64(text + 2, out, cap_bytes);
+	default:
+		return -EINVAL;
+	}
 }
 
 static bool boolean_of(const struct pair *pair, bool *out)
@@ -145,7 +237,7 @@ static bool *boolean_at(struct iscsi_params *p, const struct iscsi_key *k)
 static enum keys_status settle_number(struct negotiation *n, const struct iscsi_key *k, uint32_t v)
 {
 	*number_at(n->p, k) = v;
-	put_number(n->reply, k->name, v);
+	keys_put_number(n->reply, k->name, v);
 	return KEYS_OK;
 }
 
@@ -233,11 +325,30 @@ static enum keys_status rule_list(struct negotiation *n, const struct iscsi_key 
 	return answer(n, k, k->list[i]);
 }
 
-/* Without a common method the login is over (RFC 7143 6.3.2). */
+/* One method will do, and what is more is no choice of the initiator. Without a common one the login
+ * is over (RFC 7143 6.3.2). */
 static enum keys_status rule_auth(struct negotiation *n, const struct iscsi_key *k,
 				  const struct pair *pair)
 {
-	return choice_of(k, pair->value) < 0 ? KEYS_AUTH_FAILED : rule_list(n, k, pair);
+	uint32_t method = n->ctx->chap_required ? KEYS_AUTH_CHAP : KEYS_AUTH_NONE;
+	const char *const only[] = {k->list[method], NULL};
+	struct iscsi_key ours = *k;
+
+	ours.list = only;
+	if (choice_of(&ours, pair->value) < 0)
+		return KEYS_AUTH_FAILED;
+	*number_at(n->p, k) = method;
+	return answer(n, k, only[0]);
+}
+
+/* The row's number is that of the key. */
+static enum keys_status rule_chap(struct negotiation *n, const struct iscsi_key *k,
+				  const struct pair *pair)
+{
+	if (!n->ctx->chap_required)
+		return reject(n, k);
+	n->ctx->chap[k->ours] = pair->value;
+	return KEYS_OK;
 }
 
 /* Declared, so there is no answer; what we cannot take in we cannot live with either. */
@@ -307,7 +418,7 @@ static enum keys_status rule_reject(struct negotiation *n, const struct iscsi_ke
 /* ---- The table ---- */
 
 static const char *const digests[] = {"None", "CRC32C", NULL};
-static const char *const auth_methods[] = {"None", NULL};
+static const char *const auth_methods[] = {"None", "CHAP", NULL};
 static const char *const task_reportings[] = {"RFC3720", NULL};
 static const char *const session_types[] = {"Normal", "Discovery", NULL};
 
@@ -330,6 +441,11 @@ static const struct iscsi_key keys[] = {
 	{"InitiatorAlias", rule_string, AT(initiator_alias), .max = KEYS_ALIAS_MAX,
 	 .stages = LOGIN | FULL, .flags = KEY_WHO},
 	{"AuthMethod", rule_auth, AT(auth_method), .list = auth_methods, .stages = KEYS_SECURITY},
+	{"CHAP_A", rule_chap, .ours = KEYS_CHAP_A, .stages = KEYS_SECURITY},
+	{"CHAP_I", rule_chap, .ours = KEYS_CHAP_I, .stages = KEYS_SECURITY},
+	{"CHAP_C", rule_chap, .ours = KEYS_CHAP_C, .stages = KEYS_SECURITY, .flags = KEY_LARGE},
+	{"CHAP_N", rule_chap, .ours = KEYS_CHAP_N, .stages = KEYS_SECURITY},
+	{"CHAP_R", rule_chap, .ours = KEYS_CHAP_R, .stages = KEYS_SECURITY, .flags = KEY_LARGE},
 	{"HeaderDigest", rule_list, AT(header_digest), .list = digests, .stages = OPER},
 	{"DataDigest", rule_list, AT(data_digest), .list = digests, .stages = OPER},
 	{"MaxRecvDataSegmentLength", rule_number, AT(max_recv_dsl_initiator), DSL_RANGE,
@@ -414,7 +530,7 @@ static bool text_is_sound(const char *text, size_t len)
 static enum keys_status negotiate_known(struct negotiation *n, const struct iscsi_key *k,
 					const struct pair *pair)
 {
-	if (k->list == NULL && pair->value_len > VALUE_LEN_MAX)
+	if (k->list == NULL && (k->flags & KEY_LARGE) == 0 && pair->value_len > VALUE_LEN_MAX)
 		return KEYS_INITIATOR_ERROR;
 	if ((k->stages & n->ctx->stage) == 0)
 		return reject(n, k);
@@ -473,6 +589,7 @@ enum keys_status keys_negotiate(struct iscsi_params *p, struct keys_ctx *ctx, co
 	uint64_t seen_now = 0, *seen = ctx->stage == KEYS_FULL_FEATURE ? &seen_now : &p->seen;
 
 	ctx->send_targets = NULL;
+	memset(ctx->chap, 0, sizeof(ctx->chap));
 	if (len_bytes == 0)
 		return KEYS_OK;
 	if (!text_is_sound(text, len_bytes))
@@ -522,13 +639,13 @@ void keys_declare(struct iscsi_params *p, const struct keys_ctx *ctx, uint16_t p
 {
 	if (p->session_type == KEYS_NORMAL && (p->declared & DECLARED_IDENTITY) == 0) {
 		p->declared |= DECLARED_IDENTITY;
-		put_number(reply, "TargetPortalGroupTag", portal_group_tag);
+		keys_put_number(reply, "TargetPortalGroupTag", portal_group_tag);
 		if (alias != NULL && alias[0] != '\0')
 			keys_put(reply, "TargetAlias", alias);
 	}
 	if (ctx->stage == KEYS_OPERATIONAL && (p->declared & DECLARED_RECV_DSL) == 0) {
 		p->declared |= DECLARED_RECV_DSL;
-		put_number(reply, "MaxRecvDataSegmentLength", KEYS_MAX_RECV_DSL);
+		keys_put_number(reply, "MaxRecvDataSegmentLength", KEYS_MAX_RECV_DSL);
 		p->max_recv_dsl_target = KEYS_MAX_RECV_DSL;
 	}
 }

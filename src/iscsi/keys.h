@@ -58,7 +58,7 @@ struct iscsi_params {
 
 /* The values of lists, in the order of their names in keys.c; 0 is the default of RFC 7143. */
 enum keys_digest { KEYS_DIGEST_NONE, KEYS_DIGEST_CRC32C };
-enum keys_auth { KEYS_AUTH_NONE };
+enum keys_auth { KEYS_AUTH_NONE, KEYS_AUTH_CHAP };
 enum keys_task_reporting { KEYS_REPORT_RFC3720 };
 
 /* Where a text arrived. Bits, because a row of the table names several. */
@@ -68,9 +68,23 @@ enum keys_stage {
 	KEYS_FULL_FEATURE = 4, /* a text request */
 };
 
+/* The keys of CHAP (RFC 7143 12.1.3). */
+enum keys_chap {
+	KEYS_CHAP_A, /* algorithms, or the one that was chosen */
+	KEYS_CHAP_I, /* identifier */
+	KEYS_CHAP_C, /* challenge */
+	KEYS_CHAP_N, /* name */
+	KEYS_CHAP_R, /* response */
+	KEYS_CHAP_COUNT,
+};
+
 struct keys_ctx {
 	enum keys_stage stage;
-	bool leading; /* the login of a session's first connection */
+	bool leading;       /* the login of a session's first connection */
+	bool chap_required; /* no other AuthMethod will do; else none but None will */
+	/* Set by keys_negotiate(), NULL where the key is not there: what is said of CHAP, for
+	 * chap.c to judge. Points into the text. Only in the security stage, where required. */
+	const char *chap[KEYS_CHAP_COUNT];
 	/* Set by keys_negotiate(), NULL when the key is not there: the value of SendTargets, which
 	 * is answered by who knows the targets (RFC 7143 13.3). Points into the text. Only in the
 	 * full feature phase. */
@@ -115,7 +129,16 @@ enum keys_status keys_check_first(const struct iscsi_params *p);
 void keys_declare(struct iscsi_params *p, const struct keys_ctx *ctx, uint16_t portal_group_tag,
 		  const char *alias, struct writer *reply);
 
-/* One pair; for answers that are not in the table (TargetName, TargetAddress). */
+/* One pair; for answers that are not in the table (TargetName, TargetAddress, CHAP). */
 void keys_put(struct writer *reply, const char *key, const char *value);
+void keys_put_number(struct writer *reply, const char *key, uint32_t value);
+/* As a hex-constant. */
+void keys_put_binary(struct writer *reply, const char *key, const void *bytes, size_t len_bytes);
+
+/* decimal-constant or hex-constant (RFC 7143 6.1) within min..max. */
+bool keys_number(const char *text, uint32_t min, uint32_t max, uint32_t *out);
+/* large-binary-value: a hex-constant or base64-constant (RFC 7143 6.1). Returns how many bytes it
+ * has, at least 1; -EINVAL: it is none, or has more than `cap_bytes`. */
+int keys_binary(const char *text, uint8_t *out, size_t cap_bytes);
 
 #endif

@@ -6,6 +6,8 @@
  *           |                                  ^
  *           +-----------------T----------------+
  *
+ * Where CHAP is asked for, no stage is left or skipped before chap.c says that it is done.
+ *
  * The first whole request is judged on loop 0, where it arrived: it names the session, and with it
  * the loop. Its answer, and all that follows, comes from there. The last request's answer waits
  * for the directory and the nexus.
@@ -20,6 +22,7 @@ struct login {
 	struct iscsi_login first, request;
 	unsigned nrequests;
 	uint8_t stage; /* enum iscsi_stage */
+	struct chap chap;
 	size_t text_len;
 	struct writer reply;
 	uint8_t text[KEYS_TEXT_MAX];
@@ -39,6 +42,7 @@ static struct login *login_create(const struct iscsi *i)
 		return NULL;
 	memset(l, 0, offsetof(struct login, text));
 	keys_init(&l->params, i->unsolicited ? KEYS_UNSOLICITED : KEYS_R2T_FIRST);
+	chap_begin(&l->chap, &i->auth);
 	return l;
 }
 
@@ -79,14 +83,77 @@ failed:
 	conn_doom(c, "out of memory");
 }
 
-void login_refuse(struct iscsi_conn *c, enum iscsi_login_status status)
+/* Floods must not fill the log: those that are not told are counted, and the next line tells. */
+static bool worth_a_line(struct iscsi_loop *l)
+{
+	uint64_t now = loop_now_ns(l->loop);
+
+	if (l->refusals.since_ns == 0 || now - l->refusals.since_ns >= REFUSAL_TIME_NS) {
+		l->refusals.since_ns = now;
+		l->refusals.told = 0;
+	}
+	if (l->refusals.told < REFUSAL_LINES) {
+		l->refusals.told++;
+		return true;
+	}
+	l->refusals.untold++;
+	return false;
+}
+
+static const struct {
+	enum iscsi_login_status status;
+	const char *why;
+} refusals[] = {
+	{ISCSI_LOGIN_INITIATOR_ERROR, "malformed request"},
+	{ISCSI_LOGIN_AUTHENTICATION, "no common AuthMethod"},
+	{ISCSI_LOGIN_NOT_FOUND, "no such target"},
+	{ISCSI_LOGIN_UNSUPPORTED_VERSION, "unsupported version"},
+	{ISCSI_LOGIN_TOO_MANY_CONNECTIONS, "one connection a session"},
+	{ISCSI_LOGIN_MISSING_PARAMETER, "a name is missing"},
+	{ISCSI_LOGIN_SESSION_TYPE, "no such session type"},
+	{ISCSI_LOGIN_NO_SESSION, "no such session"},
+	{ISCSI_LOGIN_INVALID_REQUEST, "not a login request"},
+	{ISCSI_LOGIN_UNAVAILABLE, "not now"},
+	{ISCSI_LOGIN_OUT_OF_RESOURCES, "out of resources"},
+};
+
+static const char *refusal_text(const struct login *l, enum iscsi_login_status status)
+{
+	if (l->chap.why != NULL)
+		return l->chap.why;
+	for (size_t i = 0; i < ARRAY_LEN(refusals); i++)
+		if (refusals[i].status == status)
+			return refusals[i].why;
+	return NULL;
+}
+
+static void log_refusal(struct iscsi_conn *c, enum iscsi_login_status status)
 {
 	const struct iscsi_params *p = params_of(c);
+	const char *user = c->login->chap.user;
+	struct iscsi_loop *home = c->home;
 	char addr[NET_ADDR_TEXT];
+	struct log_field fields[8] = {
+		F_STR("initiator", p->initiator_name),           F_STR("target", p->target_name),
+		F_STR("address", net_addr_text(&c->peer, addr)), F_HEX("status", status),
+		F_STR("why", refusal_text(c->login, status)),
+	};
+	size_t n = 5;
 
-	log_event(c->server->log, LOG_WARN, "login-refused", F_STR("initiator", p->initiator_name),
-		  F_STR("target", p->target_name), F_STR("address", net_addr_text(&c->peer, addr)),
-		  F_HEX("status", status));
+	if (!worth_a_line(home))
+		return;
+	if (user[0] != '\0')
+		fields[n++] = F_STR("user", user);
+	if (home->refusals.untold != 0)
+		fields[n++] = F_U64("untold", home->refusals.untold);
+	fields[n] = (struct log_field){.kind = LOG_END};
+	log_write(c->server->log, LOG_WARN, "login-refused", fields);
+	home->refusals.untold = 0;
+}
+
+void login_refuse(struct iscsi_conn *c, enum iscsi_login_status status)
+{
+	log_refusal(c, status);
 	respond(c, 0, status);
 	conn_close_when_sent(c, "login refused");
 	conn_update_events(c);
@@ -158,6 +225,7 @@ static struct keys_ctx ctx_of(const struct login *l)
 	return (struct keys_ctx){
 		.stage = l->stage == ISCSI_SECURITY ? KEYS_SECURITY : KEYS_OPERATIONAL,
 		.leading = true,
+		.chap_required = l->chap.auth->nusers != 0,
 	};
 }
 
@@ -166,10 +234,14 @@ static enum iscsi_login_status negotiate(struct iscsi_conn *c)
 	struct login *l = c->login;
 	struct keys_ctx ctx = ctx_of(l);
 	size_t len = l->text_len;
+	enum keys_status status;
 
 	l->text_len = 0;
 	l->reply = writer_of(l->reply_buf, sizeof(l->reply_buf));
-	return (enum iscsi_login_status)keys_negotiate(params_of(c), &ctx, l->text, len, &l->reply);
+	status = keys_negotiate(params_of(c), &ctx, l->text, len, &l->reply);
+	if (status != KEYS_OK)
+		return (enum iscsi_login_status)status;
+	return chap_take(&l->chap, params_of(c), &ctx, l->request.flags, &l->reply);
 }
 
 /* Who comes, and where to? (RFC 7143 6.3.1) */
@@ -205,7 +277,8 @@ static void answer(struct iscsi_conn *c)
 		login_refuse(c, ISCSI_LOGIN_OUT_OF_RESOURCES);
 		return;
 	}
-	if ((flags & ISCSI_FINAL) == 0) {
+	/* Who wants to go on before it has proven who it is, stays (RFC 7143 6.3.1). */
+	if ((flags & ISCSI_FINAL) == 0 || !chap_done(&l->chap)) {
 		respond(c, low_u8(l->stage << 2), ISCSI_LOGIN_OK);
 		return;
 	}

@@ -2,11 +2,11 @@
 """
 Debian's iscsi-test-cu against a disk of ours, one suite after another.
 
-    conformance.py file|ram 512|4096 [--restart] [SUITE...]
+    conformance.py file|ram 512|4096 [--restart] [--chap] [SUITE...]
 
 tests.txt says of each test of iscsi-test-cu what must come of it; a test that is not there, or
 ends otherwise, fails the run: also one that was thought not to work and does. --restart stops and
-starts the server between suites.
+starts the server between suites; --chap asks for a password.
 """
 
 import os
@@ -24,6 +24,7 @@ BEGINS = re.compile(r"^\s*Test: (\S+) \.\.\.")
 VERDICT = re.compile(r"(?:^|\.\.\.)(passed|FAILED)")
 SIZE_MIB = 128
 BY_TWO_PATHS = {"MultipathIO"}  # these log in twice
+CHAP_USER, CHAP_SECRET = "tester", "0123456789abcdef"
 ON_READ_ONLY = {"ReadOnly"}  # these suites get a disk that is write-protected
 
 
@@ -92,9 +93,10 @@ def judge(suite, expected, outcomes, out):
 class Campaign:
     """All suites on one kind of disk."""
 
-    def __init__(self, store, block):
+    def __init__(self, store, block, chap):
         self.where = f"ram:{SIZE_MIB}M" if store == "ram" else "disk.img"
-        self.args = ["--block-size", block]
+        self.chap = chap
+        self.args = ["--block-size", block] + (["--chap", f"{CHAP_USER}:secret"] if chap else [])
         self.ran = 0
         self.wrong = []
 
@@ -103,7 +105,7 @@ class Campaign:
         run = {t: want for t, want in tests.items() if want != "absent"}
         outcomes, out = {}, ""
         for test in [None] if len(run) == len(tests) else run:
-            some, text = run_suite(server.url(), suite, test)
+            some, text = run_suite(self.url(server), suite, test)
             outcomes.update(some)
             out += text
         failed = judge(suite, run, outcomes, out)
@@ -113,6 +115,10 @@ class Campaign:
         if not server.running():
             sys.exit(f"the server is gone\n{server.stderr()}")
 
+    def url(self, server):
+        password = f"{CHAP_USER}%{CHAP_SECRET}@" if self.chap else ""
+        return server.url().replace("iscsi://", "iscsi://" + password)
+
     def suites(self, suites, restart, more=()):
         if not suites:
             return
@@ -120,6 +126,10 @@ class Campaign:
         if self.where == "disk.img":
             with open(os.path.join(server.dir, self.where), "wb") as disk:
                 disk.truncate(SIZE_MIB << 20)
+        if self.chap:
+            with open(os.open(os.path.join(server.dir, "secret"), os.O_CREAT | os.O_WRONLY, 0o600), "w",
+                      encoding="ascii") as secret:
+                secret.write(CHAP_SECRET)
         with server:
             for i, (suite, tests) in enumerate(suites.items()):
                 if restart and i:
@@ -140,7 +150,7 @@ def main():
     known = {(s, t) for s, tests in suites.items() for t in tests}
     chosen = {s: tests for s, tests in suites.items()
               if s in (words[2:] or suites) and set(tests.values()) != {"absent"}}
-    campaign = Campaign(words[0], words[1])
+    campaign = Campaign(words[0], words[1], "--chap" in sys.argv)
     campaign.wrong += [f"{'.'.join(n)}: not in tests.txt"
                        for n in sorted(tests_of_the_tool() - known)]
     campaign.suites({s: t for s, t in chosen.items() if s not in ON_READ_ONLY},

@@ -203,6 +203,32 @@ static void lists(void **state)
 	CHECK_ANSWERS(KEYS_SECURITY, KEYS_NORMAL, true, security);
 }
 
+/* Where CHAP is asked for, nothing else will do; where it is not, its keys mean nothing. */
+static void chap(void **state)
+{
+	static const char text[] = "AuthMethod=None,CHAP\0CHAP_A=5\0CHAP_N=\0";
+	static const struct answer_row unasked[] = {
+		{"CHAP_A=5", "CHAP_A=Reject", KEYS_OK},   {"CHAP_I=5", "CHAP_I=Reject", KEYS_OK},
+		{"CHAP_C=0x5", "CHAP_C=Reject", KEYS_OK}, {"CHAP_N=a", "CHAP_N=Reject", KEYS_OK},
+		{"CHAP_R=0x5", "CHAP_R=Reject", KEYS_OK},
+	};
+	struct fixture *f = fixture_new(KEYS_SECURITY);
+
+	CHECK_ANSWERS(KEYS_SECURITY, KEYS_NORMAL, true, unasked);
+	CHECK_ANSWERS(KEYS_OPERATIONAL, KEYS_NORMAL, true, unasked);
+	CHECK_ANSWERS(KEYS_FULL_FEATURE, KEYS_NORMAL, true, unasked);
+	f->ctx.chap_required = true;
+	assert_int_equal(keys_negotiate(&f->p, &f->ctx, text, sizeof(text) - 1, &f->reply),
+			 KEYS_OK);
+	ASSERT_REPLY(f, "AuthMethod=CHAP\0");
+	assert_int_equal(f->p.auth_method, KEYS_AUTH_CHAP);
+	assert_string_equal(f->ctx.chap[KEYS_CHAP_A], "5");
+	assert_string_equal(f->ctx.chap[KEYS_CHAP_N], "");
+	assert_null(f->ctx.chap[KEYS_CHAP_R]);
+	assert_int_equal(FEED(f, "CHAP_A=5\0"), KEYS_INITIATOR_ERROR);
+	free(f);
+}
+
 static void declarations(void **state)
 {
 	static const struct answer_row rows[] = {
@@ -242,7 +268,7 @@ static void unknown_keys(void **state)
 		{"MaxBurst=4096", "MaxBurst=NotUnderstood", KEYS_OK},
 		{"MaxBurstLengths=4096", "MaxBurstLengths=NotUnderstood", KEYS_OK},
 		{"Foo==", "Foo=NotUnderstood", KEYS_OK},
-		{"CHAP_A=5", "CHAP_A=NotUnderstood", KEYS_OK},
+		{"CHAP_X=5", "CHAP_X=NotUnderstood", KEYS_OK},
 	};
 
 	CHECK_ANSWERS(KEYS_OPERATIONAL, KEYS_NORMAL, true, rows);
@@ -839,6 +865,7 @@ int main(void)
 		cmocka_unit_test(numbers),
 		cmocka_unit_test(booleans),
 		cmocka_unit_test(lists),
+		cmocka_unit_test(chap),
 		cmocka_unit_test(declarations),
 		cmocka_unit_test(unknown_keys),
 		cmocka_unit_test(stages),
