@@ -237,7 +237,7 @@ enum iscsi_login_status chap_take(struct chap *c, const struct iscsi_params *p,
 		if (ctx->chap[i] != NULL)
 			said |= 1U << i;
 	if (said != 0) {
-		if ((said & wants) != wants || (said & ~(wants | may)) != 0 || wants == 0)
+		if ((said & wants) != wants || (said & ~(wants | may)) != 0)
 			return failed(c, ISCSI_LOGIN_INITIATOR_ERROR, "CHAP keys out of order");
 		return steps[c->step].take(c, ctx, reply);
 	}

@@ -5,7 +5,8 @@
  *   PENDING ---- claim ----> CLAIMING ---- no other one is granted ----> GRANTED ---- gone
  *
  * Of logins that are not granted yet with one key the newest counts: it sends the older ones away
- * as soon as it is admitted. A granted session is sent away when the newest claims, that is when
+ * as soon as it is admitted, unless it must authenticate: a stranger ends no login of another, and
+ * each of them waits until it claims. A granted session is sent away when the newest claims, that is when
  * its login is complete and, where that is asked for, authenticated (reinstatement, RFC
  * 7143 6.3.5). The claim is answered when the old session is gone, so two of them never reach a
  * unit at once.
@@ -297,7 +298,7 @@ enum iscsi_login_status directory_admit(struct iscsi_conn *c, struct iscsi_targe
 	list_push_back(&d->all, &s->dir.all);
 	list_push_back(bucket_of(d, s), &s->dir.same);
 	d->load[loop_index(home->loop)]++;
-	if (target != NULL)
+	if (target != NULL && i->auth.nusers == 0)
 		supersede_older(d, s);
 	list_remove(&c->link);
 	list_push_back(&s->conns, &c->link);

@@ -2,6 +2,7 @@
 """CHAP: the whole conversation, and every way to get past it (RFC 7143 6.3, 12.1.3; RFC 1994)."""
 
 import base64
+import concurrent.futures
 import hashlib
 import os
 import random
@@ -541,7 +542,56 @@ def strangers_end_no_session(server):
         assert k.c.is_closed(), "two sessions with one name"
 
 
+@case
+def strangers_end_no_login(server):
+    """A login that is under way goes on, whoever else begins one with its name."""
+    with Client(server) as k, Client(server) as stranger, Client(server) as late:
+        k.method()
+        stranger.to_proof()
+        k.choose()
+        late.step(late.who())
+        k.prove()
+        k.finish()
+        stranger.refused(AUTH_FAILED, stranger.proof(secret="a wrong secret"))
+        late.method()
+
+
+@case
+def who_proves_itself_last_counts(server):
+    """Two logins with one name, both true: one session in the end."""
+    with Client(server) as one, Client(server) as two:
+        one.to_proof()
+        two.to_proof()
+        two.prove()
+        one.prove()
+        two.c.log_in(two.target, INITIATOR, {}, False, False, isid=ISID)
+        two.c.ping()
+        one.c.log_in(one.target, INITIATOR, {}, False, False, isid=ISID)
+        one.c.ping()
+        assert two.c.is_closed(), "two sessions with one name"
+        one.c.logout()
+
+
 # ---- floods and noise
+
+@case
+def many_at_once(server):
+    """On all loops, with all algorithms, right and wrong, mutual and not."""
+    def work(n):
+        rng = random.Random(n)
+        for i in range(25):
+            with Client(server, discovery=rng.random() < 0.3, isid=ISID + 1000 * n + i) as k:
+                k.to_proof(str(rng.choice(list(DIGESTS))))
+                if rng.random() < 0.3:
+                    k.refused(AUTH_FAILED, k.proof(secret="a wrong secret"))
+                    continue
+                k.prove(more=[("CHAP_I", 1), ("CHAP_C", "0x07")] if rng.random() < 0.5 else ())
+                k.finish()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, n) for n in range(8)]:
+            done.result()
+
 
 @case
 def flood(server):
