@@ -5,11 +5,11 @@
  *   PENDING ---- claim ----> CLAIMING ---- no other one is granted ----> GRANTED ---- gone
  *
  * Of logins that are not granted yet with one key the newest counts: it sends the older ones away
- * as soon as it is admitted, unless it must authenticate: a stranger ends no login of another, and
- * each of them waits until it claims. A granted session is sent away when the newest claims, that is when
- * its login is complete and, where that is asked for, authenticated (reinstatement, RFC
- * 7143 6.3.5). The claim is answered when the old session is gone, so two of them never reach a
- * unit at once.
+ * as soon as it is admitted. Where logins must authenticate they leave each other alone until they
+ * claim: a stranger ends no login of another. A granted session is sent away when the newest
+ * claims, that is when its login is complete and, where that is asked for, authenticated
+ * (reinstatement, RFC 7143 6.3.5). The claim is answered when the old session is gone, so two of
+ * them never reach a unit at once.
  */
 #include "iscsi/impl.h"
 
