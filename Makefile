@@ -52,6 +52,6 @@ install: build
 	@DESTDIR="$(DESTDIR)" meson install -C build --no-rebuild --quiet
 
 clean:
-	@rm -rf build build-asan build-tsan build-clang build-release
+	@rm -rf build build-asan build-tsan build-clang build-release build-fuzz
 
 .PHONY: build run check soak bench docs install clean
