@@ -228,7 +228,8 @@ read_only() {
 use() {
 	set -e
 	set -x
-	iscsistart -i "iqn.2000-01.test:$1" -t "$4" -g 1 -a 10.0.2.2 -p "$3" \
+	# shellcheck disable=SC2086 # the rest of the line is words
+	iscsistart -i "iqn.2000-01.test:$1" -t "$4" -g 1 -a 10.0.2.2 -p "$3" $7 \
 		-P "node.conn[0].iscsi.HeaderDigest=$5" -P "node.conn[0].iscsi.DataDigest=$5" \
 		-P "node.conn[0].timeo.noop_out_interval=1" -P "node.conn[0].timeo.noop_out_timeout=10"
 	disk=$(find_disk)
@@ -265,10 +266,10 @@ start() {
 }
 
 start
-while read -r name kind port target digest more <&3; do
+while read -r name kind port target digest more login <&3; do
 	say "case $name"
 	# A subshell that is not part of a condition, or its "set -e" would be void.
-	(CASE=$name && use "$name" "$kind" "$port" "$target" "$digest" "$more") 2>&1
+	(CASE=$name && use "$name" "$kind" "$port" "$target" "$digest" "$more" "$login") 2>&1
 	status=$?
 	umount /mnt 2>/dev/null
 	# One disk at a time; the driver flushes its cache.

@@ -1,7 +1,7 @@
 """
 Linux' initiator and disk driver (Debian's kernel, iscsistart) use our disks from a virtual machine: logins with
-and without digests, raw I/O past caches, an ext4 file system written, checked and read again. The host judges
-what the kernel saw and said, and finds everything in the files below afterwards.
+and without digests and CHAP, raw I/O past caches, an ext4 file system written, checked and read again. The host
+judges what the kernel saw and said, and finds everything in the files below afterwards.
 
 The machine's only network is qemu's own: it reaches this host's loopback as 10.0.2.2, and nothing else.
 """
@@ -32,15 +32,20 @@ TOOLS_AT = 60 * MIB  # and what other tools write
 WRITE_BACK = "Write cache: enabled, read cache: enabled, supports DPO and FUA"
 NO_CACHE = "Write cache: disabled, read cache: enabled, supports DPO and FUA"
 
+# Users and their secrets; each server finds them in files of its directory.
+SECRETS = {"vm": "0123456789abcdef", "host": "fedcba9876543210"}
+CHAP = ("--chap", "vm:vm")
+MUTUAL_CHAP = ("--mutual-chap", "host:host")
+
 # A row: name, STORE, options, digest, what is done beside reading and writing, and what Linux must find: bytes in a
 # block, its line about the cache, InitialR2T.
 CASES = (
     ("plain", "disk.img", (), "None", "grow", 512, WRITE_BACK, 1),
-    ("digests", "disk.img", (), "CRC32C", "tools", 512, WRITE_BACK, 1),
+    ("digests", "disk.img", CHAP, "CRC32C", "tools", 512, WRITE_BACK, 1),
     ("big-blocks", "disk.img", ("--block-size", "4096", "--unsolicited"), "None", "tools", 4096, WRITE_BACK, 0),
     ("big-blocks-digests", "disk.img", ("--block-size", "4096"), "CRC32C", "none", 4096, WRITE_BACK, 1),
     ("memory", f"ram:{SIZE}", ("--unsolicited",), "CRC32C", "erase", 512, NO_CACHE, 0),
-    ("read-only", "disk.img", ("--ro",), "None", "none", 512, NO_CACHE, 1),
+    ("read-only", "disk.img", ("--ro", *CHAP, *MUTUAL_CHAP), "None", "none", 512, NO_CACHE, 1),
 )
 
 # What Linux writes when a command or a connection fails.
@@ -156,6 +161,22 @@ def boot(root, directory, cases):
     return text
 
 
+def make_secrets(directory):
+    for user, secret in SECRETS.items():
+        with open(os.open(os.path.join(directory, user), os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="ascii") as f:
+            f.write(secret)
+
+
+def login_options(options):
+    """What iscsistart needs to log in."""
+    words = []
+    if "--chap" in options:
+        words += ["-u", "vm", "-w", SECRETS["vm"]]
+    if "--mutual-chap" in options:
+        words += ["-U", "host", "-W", SECRETS["host"]]
+    return words
+
+
 def run_all(directory):
     """Starts a server a case, lets the machine use them all, stops them: its report, and what they said."""
     root = parts.fetched()
@@ -164,6 +185,7 @@ def run_all(directory):
         for name, store, options, digest, more, *_ in CASES:
             own = os.path.join(directory, name)
             os.mkdir(own)
+            make_secrets(own)
             if "--ro" in options:
                 make_file_system(os.path.join(own, store))
             elif store == "disk.img":
@@ -171,7 +193,7 @@ def run_all(directory):
             server = stack.enter_context(Spindle(store, args=options, directory=own))
             servers.append((name, server))
             rows.append((name, "ro" if "--ro" in options else "rw", server.portals[0][1], server.iqn(), digest,
-                         more))
+                         more, *login_options(options)))
         guest = Guest(boot(root, directory, rows))
     # The servers have stopped, and each has judged how it ended.
     said = {name: server.stderr() for name, server in servers}
