@@ -7,6 +7,9 @@
  * mutation then changes what a PDU says and not only where the next one begins. A data segment that
  * lacks bytes is cut to those that are there; with bit 7 of the opcode byte set it is made as long as it
  * says, of the same bytes again and again, so that a small input carries large payloads.
+ *
+ * What the server says in the full feature phase is judged: PDUs of a target, right digests, StatSN
+ * without a gap, windows that never go back (RFC 7143 4.2.2).
  */
 #include "../lib/world.h"
 #include "fuzz.h"
@@ -42,6 +45,104 @@ static const struct {
 	[FULL_DIGESTS] = {digests, sizeof(digests) - 1},
 	[FULL_DISCOVERY] = {discovery, sizeof(discovery) - 1},
 };
+
+/* ---- What comes back ---- */
+
+struct judge {
+	bool digests;
+	uint32_t stat_sn, exp_cmd_sn, max_cmd_sn;
+	uint8_t pdu[DATA_MAX * 3];
+	size_t have;
+};
+
+enum numbers { NO_STATSN, SHOWS_STATSN, TAKES_STATSN };
+
+static enum numbers numbers_of(const struct iscsi_bhs *bhs)
+{
+	switch (bhs->opcode) {
+	case ISCSI_NOP_IN:
+		return be32_get(bhs->itt) == ISCSI_RESERVED_TAG ? SHOWS_STATSN : TAKES_STATSN;
+	case ISCSI_R2T:
+		return SHOWS_STATSN;
+	case ISCSI_DATA_IN:
+		return (bhs->flags & ISCSI_DATA_IN_STATUS) != 0 ? TAKES_STATSN : NO_STATSN;
+	case ISCSI_SCSI_RESPONSE:
+	case ISCSI_TASK_MANAGEMENT_RESPONSE:
+	case ISCSI_TEXT_RESPONSE:
+	case ISCSI_LOGOUT_RESPONSE:
+	case ISCSI_REJECT:
+	case ISCSI_ASYNC:
+		return TAKES_STATSN;
+	}
+	CHECK(false); /* no PDU of a target in this phase */
+	return NO_STATSN;
+}
+
+static void judge_pdu(struct judge *j, const struct iscsi_bhs *bhs)
+{
+	const enum numbers numbers = numbers_of(bhs);
+
+	CHECK(bhs->ahs_words == 0);
+	if (numbers != NO_STATSN) {
+		CHECK(be32_get(bhs->sn) == j->stat_sn);
+		j->stat_sn += numbers == TAKES_STATSN;
+	}
+	CHECK(!sn_before(be32_get(bhs->exp_sn), j->exp_cmd_sn));
+	CHECK(!sn_before(be32_get(bhs->max_cmd_sn), j->max_cmd_sn));
+	j->exp_cmd_sn = be32_get(bhs->exp_sn);
+	j->max_cmd_sn = be32_get(bhs->max_cmd_sn);
+}
+
+/* Bytes of the first PDU when it is whole, else 0. */
+static size_t whole_pdu(const struct judge *j)
+{
+	const struct iscsi_bhs *bhs = (const void *)j->pdu;
+	const size_t digest = j->digests ? ISCSI_DIGEST_LEN : 0;
+	const size_t data = j->have >= ISCSI_BHS_LEN ? align_up(be24_get(bhs->data_len), 4) : 0;
+	const size_t head = ISCSI_BHS_LEN + digest, len = head + data + (data != 0 ? digest : 0);
+
+	if (j->have < head || j->have < len)
+		return 0;
+	CHECK(!j->digests || pdu_digest_ok(j->pdu, ISCSI_BHS_LEN, j->pdu + ISCSI_BHS_LEN));
+	if (j->digests && data != 0)
+		CHECK(pdu_digest_ok(j->pdu + head, low_u32(data), j->pdu + head + data));
+	return len;
+}
+
+static void judge_bytes(void *arg, const uint8_t *bytes, size_t len)
+{
+	struct judge *j = arg;
+	size_t whole;
+
+	while (len != 0) {
+		const size_t n = min_u64(len, sizeof(j->pdu) - j->have);
+
+		CHECK(n != 0); /* else a PDU is longer than what was declared */
+		memcpy(j->pdu + j->have, bytes, n);
+		j->have += n;
+		bytes += n;
+		len -= n;
+		while ((whole = whole_pdu(j)) != 0) {
+			judge_pdu(j, (const void *)j->pdu);
+			j->have -= whole;
+			memmove(j->pdu, j->pdu + whole, j->have);
+		}
+	}
+}
+
+static void judge_begin(struct judge *j, struct peer *p, const struct iscsi_bhs *login,
+			bool digested)
+{
+	j->digests = digested;
+	j->have = 0;
+	j->stat_sn = be32_get(login->sn) + 1;
+	j->exp_cmd_sn = be32_get(login->exp_sn);
+	j->max_cmd_sn = be32_get(login->max_cmd_sn);
+	p->heard = judge_bytes;
+	p->heard_arg = j;
+}
+
+/* ---- What is sent ---- */
 
 static void send_in_pieces(struct peer *p, const uint8_t *data, size_t len, size_t piece)
 {
@@ -121,6 +222,7 @@ static size_t next_pdu(uint8_t *out, struct reader *r, bool digested)
 
 static bool log_in(struct peer *p, enum phase phase)
 {
+	static struct judge judge;
 	size_t taken = 0;
 	const struct iscsi_bhs *bhs;
 
@@ -128,9 +230,11 @@ static bool log_in(struct peer *p, enum phase phase)
 		return true;
 	peer_put_login(p, PEER_TO_FULL, logins[phase].text, logins[phase].len);
 	bhs = peer_pdu(p, &taken);
+	if (bhs == NULL || bhs->opcode != ISCSI_LOGIN_RESPONSE || (bhs->flags & ISCSI_FINAL) == 0)
+		return false;
+	judge_begin(&judge, p, bhs, phase == FULL_DIGESTS);
 	p->len = 0;
-	return bhs != NULL && bhs->opcode == ISCSI_LOGIN_RESPONSE &&
-	       (bhs->flags & ISCSI_FINAL) != 0;
+	return true;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)

@@ -89,6 +89,14 @@ def pdu_seeds():
         .data_out(2, 1, 0, b"y" * 1024, final=0).data_out(2, 1, 1024, b"y" * 1024, 1),
         "write-large": tur().command(rw10(0x2A, 0, 128), 65536, P.WRITE)
         .data_out(2, 1, 0, b"z", final=0, amplify=32768).data_out(2, 1, 32768, b"z", 1, amplify=32768),
+        "write-overrun": tur().command(rw10(0x2A, 0, 4), 2048, P.WRITE).data_out(2, 1, 0, b"o", amplify=2049),
+        "write-overrun-large": tur().command(rw10(0x2A, 0, 128), 65536, P.WRITE)
+        .data_out(2, 1, 0, b"o", amplify=65540),
+        "write-offset": tur().command(rw10(0x2A, 0, 4), 2048, P.WRITE).data_out(2, 1, 1024, b"y" * 1025),
+        "write-datasn": tur().command(rw10(0x2A, 0, 4), 2048, P.WRITE).data_out(2, 1, 0, b"y" * 2048, 1),
+        "write-immediate-overrun": tur().command(rw10(0x2A, 0, 1), 512, P.WRITE, b"i", amplify=40000),
+        "write-unsolicited-overrun": tur().command(rw10(0x2A, 0, 8), 4096, P.WRITE, b"u" * 512, final=0)
+        .data_out(2, P.NONE, 512, b"u", amplify=40000),
         "write-unsolicited": tur().command(rw10(0x2A, 0, 8), 4096, P.WRITE, b"u" * 512, final=0)
         .data_out(2, P.NONE, 512, b"u" * 3584),
         "write-placed": tur().command(rw10(0x2A, 0, 40), 20480, P.WRITE, b"p", amplify=20480),
@@ -125,7 +133,7 @@ def pdu_seeds():
         if name in ("write-r2t", "write-large", "write-placed", "read", "nop", "long-cdb"):
             write("pdu", f"{name}-digests", bytes([DIGESTS]) + talk.out)
             write("pdu", f"{name}-torn", bytes([FULL | PIECES_300]) + talk.out)
-        if name in ("write-unsolicited", "write-immediate"):
+        if name.startswith("write-unsolicited") or name.startswith("write-immediate"):
             write("pdu", f"{name}-agreed", bytes([FULL | UNSOLICITED | PIECES_48]) + talk.out)
         if name in ("read", "write-immediate"):
             write("pdu", f"{name}-4096", bytes([FULL | BLOCKS_4096]) + talk.out)

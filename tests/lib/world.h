@@ -177,6 +177,9 @@ struct peer {
 	uint32_t cmd_sn;
 	int server_fd;
 	uint8_t *buf;
+	/* Hears all that comes; or NULL. */
+	void (*heard)(void *arg, const uint8_t *bytes, size_t len);
+	void *heard_arg;
 };
 
 static void peer_accept(void *arg)
@@ -217,6 +220,8 @@ static bool peer_receive(struct peer *p)
 {
 	ssize_t n = recv(p->fd, p->buf + p->len, PEER_BUF - p->len, 0);
 
+	if (n > 0 && p->heard != NULL)
+		p->heard(p->heard_arg, p->buf + p->len, (size_t)n);
 	if (n > 0)
 		p->len += (size_t)n;
 	else if (n == 0 || errno != EAGAIN)
