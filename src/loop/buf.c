@@ -4,13 +4,20 @@
  *
  * The data are whole pages straight from mmap() and the headers small mallocs, so that a buffer
  * that waits in a list costs what was touched of it and nothing else, and giving it back really
- * returns its pages. Under AddressSanitizer a buffer in a free list is poisoned.
+ * returns its pages. Under AddressSanitizer a buffer in a free list is poisoned, and of one that is lent
+ * what lies behind the bytes that were asked for.
  */
 #include "loop/impl.h"
 
 #include <sanitizer/asan_interface.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) && !defined(__SANITIZE_ADDRESS__)
+#define __SANITIZE_ADDRESS__ /* clang says it in its own way */
+#endif
+#endif
 
 static const struct buf_class {
 	uint32_t size;
@@ -41,7 +48,6 @@ static struct loop_buf *buf_create(unsigned c)
 		free(buf);
 		return NULL;
 	}
-	buf->cap = classes[c].size;
 	buf->class = low_u16(c);
 	return buf;
 }
@@ -49,8 +55,8 @@ static struct loop_buf *buf_create(unsigned c)
 static void buf_destroy(struct loop_buf *buf)
 {
 	/* Whoever maps this address next knows nothing of our poison. */
-	ASAN_UNPOISON_MEMORY_REGION(buf->data, buf->cap);
-	munmap(buf->data, buf->cap);
+	ASAN_UNPOISON_MEMORY_REGION(buf->data, classes[buf->class].size);
+	munmap(buf->data, classes[buf->class].size);
 	free(buf);
 }
 
@@ -75,6 +81,21 @@ static struct loop_buf *pop(struct loop_bufs *bufs, unsigned c)
 	return container_of(n, struct loop_buf, link);
 }
 
+/* Usable: all of it, or where somebody watches, just what was asked for. */
+static void lend(struct loop_buf *buf, uint32_t len_bytes)
+{
+	const uint32_t size = classes[buf->class].size;
+
+#ifdef __SANITIZE_ADDRESS__
+	buf->cap = len_bytes;
+	ASAN_UNPOISON_MEMORY_REGION(buf->data, len_bytes);
+	ASAN_POISON_MEMORY_REGION(buf->data + len_bytes, size - len_bytes);
+#else
+	(void)len_bytes;
+	buf->cap = size;
+#endif
+}
+
 struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes)
 {
 	struct loop_bufs *bufs = loop_bufs_of(loop);
@@ -88,8 +109,8 @@ struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes)
 			return NULL;
 	} else {
 		buf = pop(bufs, c);
-		ASAN_UNPOISON_MEMORY_REGION(buf->data, buf->cap);
 	}
+	lend(buf, len_bytes);
 	buf->loop = loop;
 	return buf;
 }
@@ -109,7 +130,7 @@ void loop_buf_put(struct loop_buf *buf)
 		buf_destroy(buf);
 		return;
 	}
-	ASAN_POISON_MEMORY_REGION(buf->data, buf->cap);
+	ASAN_POISON_MEMORY_REGION(buf->data, classes[c].size);
 	buf->link.next = bufs->free[c];
 	bufs->free[c] = &buf->link;
 	bufs->nfree[c]++;
