@@ -89,6 +89,8 @@ static int disk_open_unit(struct disk *disk, const struct run_options *o, unsign
 		return about_disk(disk, err, &said, d);
 	}
 	err = unit_create(&disk->unit, set, bdev, &identity, index % loop_set_count(set));
+	if (err == 0 && disk->daemon->kept_in[0] != '\0')
+		err = unit_keep_in(disk->unit, disk->daemon->kept_in);
 	return err < 0 ? about_disk(disk, err, &said, d) : 0;
 }
 
@@ -172,6 +174,8 @@ int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag 
 		goto fail;
 	}
 	err = secrets_load(dm->iscsi, o, d);
+	if (err == 0)
+		err = state_dir(dm->kept_in, sizeof(dm->kept_in), o, d);
 	if (err == 0)
 		err = open_disks(dm, o, d);
 	if (err == 0)

@@ -9,6 +9,8 @@
 #ifndef SPINDLE_DAEMON_H
 #define SPINDLE_DAEMON_H
 
+#include <limits.h>
+
 #include "iscsi/iscsi.h"
 
 /* ---- Exit codes, the same for every subcommand */
@@ -57,7 +59,7 @@ int iqn_from_host(char out[SCSI_NAME_MAX + 1], const char *host, const char *nam
 struct run_options {
 	uint64_t size, port, threads;
 	struct opt_strings listen, chap;
-	const char *name, *iqn, *mutual_chap;
+	const char *name, *iqn, *mutual_chap, *state;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
 	bool read_only, unsolicited, json, verbose, help;
 	/* What is no option: the stores. */
@@ -98,6 +100,7 @@ struct daemon {
 	struct iscsi *iscsi;
 	struct disk *disks;
 	size_t ndisks;
+	char kept_in[PATH_MAX]; /* what disks cannot keep; "": nowhere */
 	/* stop.c; on loop 0 */
 	enum daemon_state state;
 	struct loop_timer deadline;
@@ -116,6 +119,10 @@ void daemon_fini(struct daemon *dm);
 
 /* secrets.c: who may log in, from --chap and --mutual-chap, USER:FILE each. */
 int secrets_load(struct iscsi *iscsi, const struct run_options *o, struct diag *d);
+
+/* state.c: the directory for what a disk cannot keep: --state, else the system's or the user's, "" when
+ * there is none. */
+int state_dir(char *out, size_t cap, const struct run_options *o, struct diag *d);
 
 /* announce.c: tells on stdout what is served and how to reach it. 0 or -errno of the write. */
 int announce_json(const struct daemon *dm, int fd);

@@ -83,6 +83,13 @@ const struct opt run_opts[] = {
 		.help = "prove to clients that ask that we are USER, too",
 	},
 	{
+		.name = "state",
+		.kind = OPT_STRING,
+		.offset = FIELD(state),
+		.arg = "DIR",
+		.help = "keeps what a disk cannot; else of the system or user",
+	},
+	{
 		.name = "threads",
 		.kind = OPT_UINT,
 		.offset = FIELD(threads),
@@ -170,6 +177,11 @@ static int check_together(const struct run_options *o, struct diag *d)
 	if (o->mutual_chap != NULL && o->chap.n == 0) {
 		diag_set(d, -EINVAL, "--mutual-chap is nothing without --chap");
 		diag_fix(d, "first say who may come: --chap USER:FILE");
+		return -EINVAL;
+	}
+	if (o->state != NULL && o->state[0] == '\0') {
+		diag_set(d, -EINVAL, "--state names no directory");
+		diag_fix(d, "leave it out, or write --state DIR");
 		return -EINVAL;
 	}
 	if (o->name != NULL && name_check(o->name, d) < 0)

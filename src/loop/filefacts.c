@@ -166,6 +166,31 @@ static int regular_facts(struct file *f, const struct stat *st)
 	return 0;
 }
 
+/* A file needs its birth time: numbers of inodes are used again. These file systems make them up, as
+ * files are looked up. */
+static bool is_file_known_again(const struct file *f)
+{
+	static const unsigned makes_up_inodes[] = {MSDOS_SUPER_MAGIC, EXFAT_SUPER_MAGIC,
+						   FUSE_SUPER_MAGIC};
+	struct statx stx;
+	struct statfs fs;
+
+	if (fstatfs(f->fd, &fs) != 0 || statx(f->fd, "", AT_EMPTY_PATH, STATX_BTIME, &stx) != 0)
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(makes_up_inodes); i++)
+		if ((unsigned)fs.f_type == makes_up_inodes[i])
+			return false;
+	return (stx.stx_mask & STATX_BTIME) != 0;
+}
+
+/* The number of a device whose medium can be exchanged is not that of the medium. */
+static bool is_known_again(const struct file *f)
+{
+	if (f->fingerprint[0] == '\0')
+		return false;
+	return f->info.block_device ? !f->removable : is_file_known_again(f);
+}
+
 int file_facts(struct file *f)
 {
 	struct stat st;
@@ -177,6 +202,7 @@ int file_facts(struct file *f)
 	err = S_ISBLK(st.st_mode) ? device_facts(f, st.st_rdev) : regular_facts(f, &st);
 	if (err == 0 && file_fingerprint(f, f->fingerprint, sizeof(f->fingerprint)) != 0)
 		f->fingerprint[0] = '\0';
+	f->info.known_again = err == 0 && is_known_again(f);
 	return err;
 }
 

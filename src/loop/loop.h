@@ -298,6 +298,7 @@ struct file_info {
 	uint32_t optimal_io;                                  /* bytes; 0: unknown */
 	bool discard_zeroes; /* what is discarded reads as zeros afterwards, always */
 	bool keeps_tags;     /* file_tag_set works */
+	bool known_again; /* file_fingerprint says the same after a restart, and never of another */
 	/* Of the device, or of the one that holds the file, as it says (SBC-3 6.6.4). 0: it does
 	 * not. */
 	uint16_t rotation_rate; /* 1: does not rotate; else revolutions a minute */
@@ -340,5 +341,26 @@ int file_tag_set(struct file *f, const char *name, const void *buf, size_t len);
 /* What tells this file from a copy of it: inode, birth time; for a device its WWID or serial. As
  * text. */
 int file_fingerprint(struct file *f, char *buf, size_t cap);
+
+/* ---- Small named values in a directory --------------------------------------------------------
+ *
+ * For disks whose files and devices keep none: DIR/GROUP/NAME. All blocking. */
+
+#define KEPT_VALUE_MAX (8 * KiB)
+#define KEPT_BOUND_MAX 512
+
+struct kept_place {
+	const char *dir;
+	const char *group;    /* as names: of a-z, 0-9, - and _, shorter than 64 bytes */
+	const char *bound_to; /* one line: a value is got only by who set it for the same */
+};
+
+/* Bytes, or -errno: -ENODATA when there is none (or it is bound to another), -ERANGE when it is longer
+ * than `cap`, -EBADMSG when there is one that makes no sense. */
+ssize_t kept_get(const struct kept_place *place, const char *name, void *buf, size_t cap);
+/* Durable when it answers 0; read as the old or the new value whatever happens meanwhile. What is
+ * missing of the directory is made, for its owner alone. The system's own errors, -EFBIG: longer than
+ * KEPT_VALUE_MAX. */
+int kept_set(const struct kept_place *place, const char *name, const void *buf, size_t len);
 
 #endif

@@ -110,11 +110,6 @@ static int edit_info(struct unit_op *op, struct unit_view *next)
 	return 0;
 }
 
-static struct store *store_of(const struct scsi_lu *lu)
-{
-	return bdev_store(unit_bdev(lu->unit));
-}
-
 static int keep_info(struct unit_op *op, const struct unit_view *next)
 {
 	const struct scsi_lu *lu = op_task(op)->itl->lu;
@@ -122,10 +117,10 @@ static int keep_info(struct unit_op *op, const struct unit_view *next)
 	const uint8_t *state = (const uint8_t *)lu_state_of(next);
 	uint16_t len;
 
-	if (!store_info(store_of(lu))->keeps_tags)
+	if (!unit_keeps_tags(lu->unit))
 		return 0;
 	memcpy(&len, state + type->len, sizeof(len));
-	return store_tag_set(store_of(lu), type->tag, state + type->bytes, len);
+	return unit_tag_set(lu->unit, type->tag, state + type->bytes, len);
 }
 
 /* Bytes of the UTF-8 character at p, 0: it is none (RFC 3629 4). */
@@ -232,9 +227,9 @@ void cmd_set_identifying(struct scsi_task *task)
 static int load_info(const struct scsi_lu *lu, const struct info_type *type, struct lu_state *state)
 {
 	uint8_t buf[IDENT_TEXT_MAX];
-	const ssize_t n = store_tag_get(store_of(lu), type->tag, buf, type->max);
+	const ssize_t n = unit_tag_get(lu->unit, type->tag, buf, type->max);
 
-	if (n == -ENODATA || n == -EOPNOTSUPP || n == -ERANGE)
+	if (n == -ENODATA || n == -EOPNOTSUPP || n == -ERANGE || n == -EBADMSG)
 		return 0;
 	if (n < 0)
 		return (int)n;
@@ -245,11 +240,11 @@ static int load_info(const struct scsi_lu *lu, const struct info_type *type, str
 
 int info_load(struct scsi_lu *lu, struct unit_view *view)
 {
-	struct store *store = store_of(lu);
+	struct store *store = bdev_store(unit_bdev(lu->unit));
 	char fingerprint[256];
 	int err = 0;
 
-	lu->keeps_info = store_info(store)->keeps_tags ||
+	lu->keeps_info = unit_keeps_tags(lu->unit) ||
 			 store_fingerprint(store, fingerprint, sizeof(fingerprint)) < 0;
 	for (size_t i = 0; i < ARRAY_LEN(info_types) && err == 0; i++)
 		err = load_info(lu, &info_types[i], lu_state_edit(view));

@@ -31,11 +31,6 @@
 
 enum tag_flags { TAG_MAY_EXIT = 1, TAG_INVERT = 2 };
 
-static struct store *store_of(const struct scsi_lu *lu)
-{
-	return bdev_store(unit_bdev(lu->unit));
-}
-
 /* ---- Writing ---- */
 
 static int set_tag(const struct scsi_lu *lu, enum lu_work state, const struct job_work *work,
@@ -56,7 +51,7 @@ static int set_tag(const struct scsi_lu *lu, enum lu_work state, const struct jo
 	write_bytes(&w, unit_identity(lu->unit)->naa, NAA_LEN);
 	write_bytes(&w, work->pattern, pattern_len);
 	write_be32(&w, crc32c(0, buf, w.len));
-	return store_tag_set(store_of(lu), TAG_NAME, buf, w.len);
+	return unit_tag_set(lu->unit, TAG_NAME, buf, w.len);
 }
 
 int job_keep(const struct scsi_lu *lu, enum lu_work state, const struct job_work *work)
@@ -137,14 +132,14 @@ int job_kept(const struct scsi_lu *lu, enum lu_work *state, struct job_work *wor
 {
 	struct kept kept = {.work = work};
 	uint8_t buf[TAG_MAX];
-	ssize_t n = store_tag_get(store_of(lu), TAG_NAME, buf, sizeof(buf));
+	ssize_t n = unit_tag_get(lu->unit, TAG_NAME, buf, sizeof(buf));
 
 	*state = WORK_NONE;
 	*work = (struct job_work){.kind = JOB_NOTHING};
 	if (n == -ENODATA || n == -EOPNOTSUPP)
 		return 0;
-	if (n == -ERANGE)
-		n = 0; /* longer than any of ours */
+	if (n == -ERANGE || n == -EBADMSG)
+		n = 0; /* longer than any of ours, or damaged */
 	if (n < 0)
 		return (int)n;
 	if (!decode(buf, (size_t)n, &kept)) {

@@ -230,14 +230,9 @@ static void fill_page(uint8_t buf[static PAGE_MAX], const struct mode_page *page
 
 /* ---- MODE SENSE ---- */
 
-static struct store *store_of(const struct scsi_lu *lu)
-{
-	return bdev_store(unit_bdev(lu->unit));
-}
-
 bool mode_can_save(const struct scsi_lu *lu)
 {
-	return store_info(store_of(lu))->keeps_tags;
+	return unit_keeps_tags(lu->unit);
 }
 
 void mode_write_pages(struct scsi_task *task, enum mode_control kind, struct writer *w)
@@ -412,7 +407,7 @@ int mode_keep(const struct scsi_lu *lu, uint32_t bits)
 		str_format(text + len, sizeof(text) - len, " %s=%u", bit_names[i], bits >> i & 1);
 		len += strlen(text + len);
 	}
-	return store_tag_set(store_of(lu), TAG, text, len);
+	return unit_tag_set(lu->unit, TAG, text, len);
 }
 
 static bool parse_tag(const char *text, uint32_t *bits)
@@ -442,7 +437,7 @@ void mode_load(const struct scsi_lu *lu, struct unit_view *view)
 	uint32_t bits;
 	ssize_t n;
 
-	n = store_tag_get(store_of(lu), TAG, text, TAG_MAX);
+	n = unit_tag_get(lu->unit, TAG, text, TAG_MAX);
 	text[n > 0 ? n : 0] = '\0';
 	/* A disk without the tag, or with one that says nothing, has its defaults. */
 	if (!parse_tag(text, &bits))

@@ -51,6 +51,7 @@ static struct store_info info_of(const struct file_info *fi)
 		.discard_alignment = fi->discard_alignment,
 		.discard_zeroes = fi->discard_zeroes,
 		.keeps_tags = fi->keeps_tags,
+		.known_again = fi->known_again,
 		.rotation_rate = fi->rotation_rate,
 		.form_factor = fi->form_factor,
 	};

@@ -27,6 +27,7 @@ struct store_info {
 	uint32_t discard_granularity, discard_alignment; /* bytes; granularity 0: cannot discard */
 	bool discard_zeroes; /* what is discarded surely reads as zeros */
 	bool keeps_tags;     /* store_tag_set works */
+	bool known_again; /* store_fingerprint says the same after a restart, and never of another */
 	/* As the device itself says (SBC-3 6.6.4); 0: it does not. */
 	uint16_t rotation_rate; /* 1: does not rotate; else revolutions a minute */
 	uint8_t form_factor;

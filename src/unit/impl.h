@@ -73,11 +73,19 @@ struct unit_live {
 	struct unit_usage usage;  /* atomic, each by itself */
 };
 
+/* Where tags are kept that the store does not keep: fixed before anything is attached. */
+struct unit_keep {
+	char *dir; /* NULL: nowhere */
+	char group[2 * sizeof(((struct unit_identity *)NULL)->naa) + 1];
+	char bound_to[KEPT_BOUND_MAX];
+};
+
 struct unit {
 	struct loop_set *set;
 	struct loop *steward;
 	struct bdev *bdev;
 	struct unit_identity identity;
+	struct unit_keep keep;
 	unsigned nloops;
 	/* The steward's. */
 	struct unit_view *view; /* the newest that was published */

@@ -72,6 +72,7 @@ void unit_destroy(struct unit *u)
 	live_fini(u);
 	work_lane_destroy(u->lane);
 	bdev_destroy(u->bdev);
+	free(u->keep.dir);
 	free(u->view);
 	free(u);
 }

@@ -109,6 +109,25 @@ unsigned unit_nloops(const struct unit *u);
 struct unit_view *unit_first_view(struct unit *u);
 const struct unit_identity *unit_identity(const struct unit *u);
 
+/* ---- Small named values kept with the disk
+ * ------------------------------------------------------------------
+ *
+ * By the store where it keeps tags. Else in a directory, if the disk can be told from every other
+ * (store_info.known_again): keep.c. */
+
+/* Before anything is attached or got. It is made when something is kept first; NULL: none. Blocking. 0 or
+ * -ENOMEM. */
+int unit_keep_in(struct unit *u, const char *dir);
+/* unit_tag_set works: not on a disk that was opened read-only. Any thread; always the same answer. */
+bool unit_keeps_tags(const struct unit *u);
+/* Bytes, or -errno: -ENODATA when there is none, -EOPNOTSUPP where nothing is kept, -ERANGE when it is
+ * longer than `cap`, -EBADMSG when there is one that is damaged. Blocking. */
+ssize_t unit_tag_get(const struct unit *u, const char *name, void *buf, size_t cap);
+/* Durable when it answers 0. After an error it may be there all the same. Errors of store_tag_set,
+ * and from a directory: -ENOSPC, -EROFS (who may not write, too), -ENOMEM, -EIO. Blocking; one at a
+ * time. */
+int unit_tag_set(struct unit *u, const char *name, const void *buf, size_t len);
+
 /* ---- Attachments: one nexus at one unit.
  * ------------------------------------------------------------------ */
 
