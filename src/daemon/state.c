@@ -2,6 +2,7 @@
  * Where this machine keeps what belongs to disks that keep nothing themselves.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -23,7 +24,8 @@ static bool default_dir(char *out, size_t cap)
 /* What is not there yet is made when it is needed. */
 static int check_dir(const char *dir)
 {
-	return access(dir, R_OK | X_OK) == 0 || errno == ENOENT ? 0 : -errno;
+	return faccessat(AT_FDCWD, dir, R_OK | X_OK, AT_EACCESS) == 0 || errno == ENOENT ? 0
+											 : -errno;
 }
 
 int state_dir(char *out, size_t cap, const struct run_options *o, struct diag *d)

@@ -68,7 +68,7 @@ class Spindle:
     """
     stores: what `spindle run` is given; args: further options. `listen`: addresses with ports
     instead of one free port of 127.0.0.1. `env`: added to the environment; `wrap`: a command to
-    run it under, as ["strace", "-f"].
+    run it under, as ["strace", "-f"]. What its disks cannot keep it keeps in its directory, too.
     """
 
     def __init__(self, *stores, args=(), listen=(), threads=None, env=None, wrap=(), start_s=30,
@@ -100,6 +100,8 @@ class Spindle:
 
     def start(self):
         cmd = self.wrap + [binary(), "run"] + self.stores + ["--port", "0", "--json"] + self.args
+        if "--state" not in self.args:
+            cmd += ["--state", "state"]
         self.told_to_stop = False
         with open(self.stderr_path, "ab") as err:
             self.process = subprocess.Popen(cmd, cwd=self.dir, env=self.env, stderr=err,

@@ -6,6 +6,7 @@ for an error, running Debian's tools against it, and a runner that names each ca
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -18,7 +19,7 @@ SOURCE = os.environ.get("SPINDLE_SOURCE", os.path.dirname(os.path.dirname(HERE))
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 __all__ = ["GIB", "KIB", "MIB", "SOURCE", "Spindle", "binary", "expect_error", "is_sanitized",
-           "main", "need_tool", "run", "skip", "tool", "wait_until"]
+           "main", "need_tool", "run", "skip", "tool", "wait_until", "without_attributes"]
 
 
 def server_env():
@@ -63,6 +64,20 @@ def is_sanitized():
     with open(binary(), "rb") as f:
         text = f.read()
     return any(name in text for name in (b"__asan_init", b"__tsan_init"))
+
+
+def without_attributes():
+    """The command to run a server under, so that its files keep no attributes."""
+    wrap = [sys.executable, os.path.join(os.path.dirname(HERE), "lib", "noattr.py")]
+    probe = "import errno, os\n" \
+            "try: os.getxattr(0, 'user.spindle.identity')\n" \
+            "except OSError as e: raise SystemExit(e.errno != errno.EOPNOTSUPP)\n" \
+            "raise SystemExit(1)"
+    with tempfile.TemporaryFile() as f:
+        if subprocess.run([*wrap, sys.executable, "-c", probe], stdin=f, stderr=subprocess.DEVNULL,
+                          check=False).returncode != 0:
+            skip("system calls cannot be refused here")
+    return wrap
 
 
 def wait_until(condition, seconds, what):

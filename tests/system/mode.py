@@ -8,12 +8,15 @@ SPINDLE_SOAK=1 kills a thousand times.
 
 import os
 import random
+import shutil
 import signal
 import struct
+import subprocess
+import tempfile
 import threading
 import time
 
-from harness import Spindle, main, skip
+from harness import MIB, Spindle, main, skip, without_attributes
 
 import iscsi
 
@@ -65,7 +68,15 @@ def killed(server):
 
 
 def test_saved_values_survive_a_kill():
-    server = Spindle("disk.img", args=["--size", "1M"])
+    saved_values_survive_a_kill()
+
+
+def test_saved_values_survive_without_attributes():
+    saved_values_survive_a_kill(wrap=without_attributes())
+
+
+def saved_values_survive_a_kill(**how):
+    server = Spindle("disk.img", args=["--size", "1M"], **how)
     try:
         server.start()
         with log_in(server) as session:
@@ -97,12 +108,96 @@ def test_saved_values_survive_a_kill():
         server.cleanup()
 
 
-def test_nothing_is_saved_in_memory():
-    with Spindle("ram:1M") as server, log_in(server) as session:
+def nothing_is_saved(server):
+    with log_in(server) as session:
         assert not mode_sense(session, 0x08)[0] & 0x80
         assert mode_sense(session, 0x08, SAVED) is None
         r = mode_select(session, mode_sense(session, 0x0A), save=True)
         assert r.status == 2 and r.sense_key == 5 and r.asc == (0x24, 0x00), r
+    assert not os.path.exists(os.path.join(server.dir, "state"))
+
+
+def test_nothing_is_saved_in_memory():
+    with Spindle("ram:1M") as server:
+        nothing_is_saved(server)
+
+
+def test_nothing_is_saved_read_only():
+    with Spindle("disk.img", wrap=without_attributes(), args=["--size", "1M"]) as server:
+        server.args = ["--ro"]
+        server.restart()
+        nothing_is_saved(server)
+
+
+def test_nothing_is_saved_of_a_device_without_a_number():
+    """A loop device can be another disk after a restart, and no file tells which."""
+    with tempfile.TemporaryDirectory() as d:
+        image = os.path.join(d, "disk.img")
+        with open(image, "wb") as f:
+            f.truncate(MIB)
+        done = subprocess.run(["losetup", "--find", "--show", image], text=True, check=False,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) \
+            if os.geteuid() == 0 and shutil.which("losetup") else None
+        if done is None or done.returncode != 0:
+            print("not tried: no loop devices here")
+            return
+        device = done.stdout.strip()
+        try:
+            with Spindle(device, directory=d) as server:
+                nothing_is_saved(server)
+        finally:
+            subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def test_another_disk_in_its_place_has_its_defaults():
+    with Spindle("disk.img", args=["--size", "1M"], wrap=without_attributes()) as server:
+        path = os.path.join(server.dir, "disk.img")
+        with log_in(server) as session:
+            session.good(set_cache(session, False, save=True))
+        server.stop()
+        os.rename(path, path + ".other")
+        server.start()
+        with log_in(server) as session:
+            assert cache_is_on(session) and cache_is_on(session, SAVED)
+        server.stop()
+        os.rename(path + ".other", path)
+        server.start()
+        with log_in(server) as session:
+            assert not cache_is_on(session) and not cache_is_on(session, SAVED)
+
+
+def test_what_cannot_be_saved_is_refused():
+    with Spindle("disk.img", args=["--size", "1M"], wrap=without_attributes()) as server, \
+         log_in(server) as session:
+        state = os.path.join(server.dir, "state")
+        with open(state, "wb"):
+            pass
+        assert mode_sense(session, 0x08)[0] & 0x80
+        r = set_cache(session, False, save=True)
+        assert r.status == 2 and r.sense_key == 3, r
+        assert cache_is_on(session) and cache_is_on(session, SAVED)
+        os.unlink(state)
+        session.good(set_cache(session, False, save=True))
+        assert not cache_is_on(session, SAVED)
+
+
+def identifying(session, text=None):
+    """REPORT or SET IDENTIFYING INFORMATION."""
+    if text is None:
+        r = session.command(bytes([0xA3, 5]) + bytes(4) + b"\0\0\1\0\0\0", read=256)
+        return bytes(session.good(r).data[4:])
+    return session.good(session.command(
+        bytes([0xA4, 6]) + bytes(4) + len(text).to_bytes(4, "big") + bytes(2), write=text))
+
+
+def test_identifying_information_survives_without_attributes():
+    with Spindle("disk.img", args=["--size", "1M"], wrap=without_attributes()) as server:
+        with log_in(server) as session:
+            assert identifying(session) == b""
+            identifying(session, b"rack 7")
+        killed(server)
+        with log_in(server) as session:
+            assert identifying(session) == b"rack 7"
 
 
 def test_the_others_hear_of_it():

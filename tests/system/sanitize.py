@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 
-from harness import KIB, MIB, Spindle, main, skip, wait_until
+from harness import KIB, MIB, Spindle, main, skip, wait_until, without_attributes
 
 import iscsi
 
@@ -98,16 +98,21 @@ def wait_while(session, sense, seconds=30):
 class Disk:
     """disk.img with old data, in a directory of its own."""
 
+    wrap = ()
+
     def __enter__(self):
         self.temporary = tempfile.TemporaryDirectory()
         self.dir = self.temporary.name
         self.path = os.path.join(self.dir, "disk.img")
         self.fill(OLD)
+        self.check()
+        return self
+
+    def check(self):
         try:
             os.setxattr(self.path, "user.spindle.probe", b"1")
         except OSError:
             skip(f"{self.dir} keeps no extended attributes")
-        return self
 
     def __exit__(self, *_):
         self.temporary.cleanup()
@@ -121,12 +126,24 @@ class Disk:
             return f.read()
 
     def serve(self, store=SLOW, **how):
-        return Spindle(store, directory=self.dir, **how)
+        return Spindle(store, directory=self.dir, wrap=self.wrap, **how)
 
     def login(self, s):
         session = iscsi.login(s.portals[0], s.iqn())
         settle(session)
         return session
+
+
+class BareDisk(Disk):
+    """The same where files keep no attributes: what is kept is in the server's directory."""
+
+    def check(self):
+        self.wrap = without_attributes()
+
+    def records(self):
+        """All that is kept there."""
+        return [os.path.join(folder, name)
+                for folder, _, names in os.walk(os.path.join(self.dir, "state")) for name in names]
 
 
 def blocks_of(pattern, block=512):
@@ -137,8 +154,8 @@ def is_all(data, block):
     return data == block * (len(data) // len(block))
 
 
-def killed_twice(begin, sense, wanted):
-    with Disk() as disk, disk.serve() as s:
+def killed_twice(begin, sense, wanted, kind=Disk):
+    with kind() as disk, disk.serve() as s:
         begin(disk.login(s))
         time.sleep(0.25)
         s.kill()
@@ -186,6 +203,83 @@ def test_block_erase_goes_on_after_kill():
 
 def test_waiting_command_is_killed():
     killed_twice(start_overwrite, SANITIZING, blocks_of(PATTERN))
+
+
+def test_the_same_without_attributes():
+    killed_twice(lambda session: session.good(overwrite(session)), SANITIZING, blocks_of(PATTERN),
+                 BareDisk)
+    killed_twice(lambda session: session.good(format_unit(session)), FORMATTING, bytes(4 * KIB),
+                 BareDisk)
+
+
+def killed_without_attributes(disk, s):
+    with disk.login(s) as session:
+        session.good(overwrite(session, ause=True))
+        time.sleep(0.3)
+        s.kill()
+    assert len(disk.records()) == 1 and disk.records()[0].endswith("/work"), disk.records()
+
+
+def test_another_disk_in_its_place_does_not_go_on():
+    """A new file of the same name, of whose data nothing may be erased."""
+    with BareDisk() as disk, disk.serve() as s:
+        killed_without_attributes(disk, s)
+        os.rename(disk.path, disk.path + ".half")
+        disk.fill(OLD)
+        s.start()
+        with disk.login(s) as session:
+            session.good(session.command(iscsi.test_unit_ready()))
+            time.sleep(0.2)
+            session.good(session.command(iscsi.test_unit_ready()))
+        s.stop()
+        assert disk.read() == OLD
+        # The one that it was begun on goes on, whatever its name.
+        with disk.serve("disk.img.half") as other, disk.login(other) as session:
+            seen(session, SANITIZING)
+            wait_while(session, SANITIZING)
+        disk.path += ".half"
+        assert is_all(disk.read(), blocks_of(PATTERN))
+        s.start()
+
+
+def test_read_only_does_not_hide_it():
+    with BareDisk() as disk, disk.serve() as s:
+        killed_without_attributes(disk, s)
+        with disk.serve("disk.img", args=["--ro"]) as other, disk.login(other) as session:
+            assert request_sense(session)[0] == SANITIZE_FAILED
+            refused(session.command(iscsi.read10(0, 1), read=512), SANITIZE_FAILED)
+        s.start()
+        with disk.login(s) as session:
+            wait_while(session, SANITIZING)
+        assert is_all(disk.read(), blocks_of(PATTERN))
+
+
+def test_a_damaged_record_is_no_good_disk():
+    with BareDisk() as disk, disk.serve() as s:
+        killed_without_attributes(disk, s)
+        with open(disk.records()[0], "r+b") as f:
+            f.truncate(40)
+        s.start()
+        with disk.login(s) as session:
+            seen(session, SANITIZE_FAILED)
+            session.good(exit_failure_mode(session))
+            session.good(session.command(iscsi.test_unit_ready()))
+        s.restart()
+        with disk.login(s) as session:
+            session.good(session.command(iscsi.test_unit_ready()))
+
+
+def test_what_cannot_be_recorded_is_not_begun():
+    with BareDisk() as disk, disk.serve() as s, disk.login(s) as session:
+        with open(os.path.join(disk.dir, "state"), "w", encoding="ascii"):
+            pass
+        for r in (overwrite(session), format_unit(session)):
+            assert r.status == 2 and r.sense_key == MEDIUM_ERROR, r
+        session.good(session.command(iscsi.test_unit_ready()))
+        assert session.read(0, 128) == OLD[:128 * 512]
+        os.unlink(os.path.join(disk.dir, "state"))
+        session.good(overwrite(session, immed=False))
+        assert is_all(disk.read(), blocks_of(PATTERN))
 
 
 def test_stop_is_quick_and_keeps_the_position():

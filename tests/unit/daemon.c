@@ -8,7 +8,10 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "daemon/daemon.h"
 
@@ -179,6 +182,7 @@ static void wrong_options_say_what_mends_them(void **state)
 		{{"run", "-x"}, 2, "-x", "./-x"},
 		{{"run", "a", "--block-size=1000"}, 3, "1000", "512"},
 		{{"run", "a", "--size=12x"}, 3, "12x", "100G"},
+		{{"run", "a", "--state="}, 3, "--state", "--state DIR"},
 		{{"run", "a", "--nonsense"}, 3, "nonsense", "listen"},
 	};
 
@@ -191,6 +195,68 @@ static void wrong_options_say_what_mends_them(void **state)
 		assert_non_null(strstr(d.what, cases[i].what));
 		assert_non_null(strstr(d.fix, cases[i].fix));
 	}
+}
+
+static void expect_state(const char *home, const char *xdg, const char *expected)
+{
+	const struct run_options o = {.state = NULL};
+	char out[PATH_MAX];
+	struct diag d;
+
+	diag_init(&d);
+	unsetenv("HOME");
+	unsetenv("XDG_STATE_HOME");
+	if (home != NULL)
+		setenv("HOME", home, 1);
+	if (xdg != NULL)
+		setenv("XDG_STATE_HOME", xdg, 1);
+	assert_int_equal(state_dir(out, sizeof(out), &o, &d), 0);
+	assert_string_equal(out, expected);
+}
+
+static void state_goes_where_users_keep_it(void **state)
+{
+	const bool root = geteuid() == 0;
+	char forbidden[] = "/tmp/spindle-home-XXXXXX", within[64];
+
+	assert_non_null(mkdtemp(forbidden));
+	assert_int_equal(chmod(forbidden, 0), 0);
+	if (root) {
+		expect_state("/nowhere/home", "/nowhere/xdg", "/var/lib/spindle");
+		assert_int_equal(seteuid(65534), 0);
+	}
+	expect_state("/nowhere/home", NULL, "/nowhere/home/.local/state/spindle");
+	expect_state("/nowhere/home", "/nowhere/xdg", "/nowhere/xdg/spindle");
+	expect_state("/nowhere/home", "relative", "/nowhere/home/.local/state/spindle");
+	expect_state("/nowhere/home", "", "/nowhere/home/.local/state/spindle");
+	/* A service without a home, or with one that is not for it. */
+	expect_state(NULL, NULL, "");
+	expect_state("", NULL, "");
+	str_format(within, sizeof(within), "%s/home", forbidden);
+	expect_state(within, NULL, "");
+	expect_state("/dev/null", NULL, "");
+	if (root)
+		assert_int_equal(seteuid(0), 0);
+	rmdir(forbidden);
+}
+
+static void state_that_was_asked_for_must_do(void **state)
+{
+	struct run_options o = {.state = "/dev/null/x"};
+	char out[PATH_MAX], longest[PATH_MAX + 1];
+	struct diag d;
+
+	diag_init(&d);
+	assert_int_equal(state_dir(out, sizeof(out), &o, &d), -ENOTDIR);
+	assert_non_null(strstr(d.what, "/dev/null/x"));
+	assert_non_null(strstr(d.fix, "--state DIR"));
+	memset(longest, 'n', PATH_MAX);
+	longest[PATH_MAX] = '\0';
+	o.state = longest;
+	assert_int_equal(state_dir(out, sizeof(out), &o, &d), -ENAMETOOLONG);
+	o.state = "not/there/yet";
+	assert_int_equal(state_dir(out, sizeof(out), &o, &d), 0);
+	assert_string_equal(out, "not/there/yet");
 }
 
 static void exit_codes_tell_errors_apart(void **state)
@@ -224,6 +290,8 @@ int main(void)
 		cmocka_unit_test(options_default),
 		cmocka_unit_test(options_land_in_their_fields),
 		cmocka_unit_test(wrong_options_say_what_mends_them),
+		cmocka_unit_test(state_goes_where_users_keep_it),
+		cmocka_unit_test(state_that_was_asked_for_must_do),
 		cmocka_unit_test(exit_codes_tell_errors_apart),
 		cmocka_unit_test(control_characters_are_not_shown),
 	};
