@@ -102,6 +102,8 @@ static int disk_open(struct disk *disk, const struct run_options *o, unsigned in
 	if (err < 0)
 		return err;
 	err = scsi_lu_create_disk(&disk->lu, disk->unit, &(struct scsi_lu_config){0});
+	if (err == -EACCES)
+		diag_fix(d, "what is kept of it may be another user's: see --state");
 	if (err == 0)
 		err = scsi_target_create(&disk->target, disk->iqn);
 	if (err == 0)

@@ -46,6 +46,9 @@ def test_usage_errors():
         expect_error(2, "run", "ram:1M", "ram:1M", "--name", "a", says=["--name", "one disk"])
         expect_error(2, "run", "ram:1M", "--name", "Big Disk", says=["Big Disk", "--name big-disk"])
         expect_error(2, "run", "ram:1M", "--iqn", "potato", says=["potato"])
+        expect_error(2, "run", "ram:1M", "--state", "", says=["--state", "directory"])
+        expect_error(1, "run", "ram:1M", "--port", "0", "--state", "/dev/null/state",
+                     says=["/dev/null/state", "--state DIR"])
         expect_error(2, "run", "ram:", says=["ram"])
         expect_error(2, "run", "ram:lots", says=["lots"])
         expect_error(2, "run", "fault:frob=1:ram:1M", says=["frob"])

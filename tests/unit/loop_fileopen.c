@@ -373,6 +373,21 @@ static void what_turns_and_how_large(void **state)
 /* ---- Tags and fingerprints ---------------------------------------------------------------------
  */
 
+/* Where the kernel knows when it was made: its inode number alone would be another's one day. */
+static void a_file_with_a_birth_time_is_known_again(void **state)
+{
+	struct place *p = *state;
+	struct file *f = must_open(p, 0, MiB);
+	char text[128];
+
+	assert_int_equal(file_fingerprint(f, text, sizeof(text)), 0);
+	assert_int_equal(file_info(f)->known_again, strstr(text, "btime=") != NULL);
+	file_close(f);
+	f = must_open(p, FILE_READ_ONLY, 0);
+	assert_int_equal(file_info(f)->known_again, strstr(text, "btime=") != NULL);
+	file_close(f);
+}
+
 static void tags_are_kept_with_the_file(void **state)
 {
 	struct place *p = *state;
@@ -535,6 +550,7 @@ static void device_works(struct place *p, const char *path)
 	assert_int_equal(file_tag_get(f, "serial", text, sizeof(text)), -EOPNOTSUPP);
 	assert_int_equal(file_fingerprint(f, text, sizeof(text)), -EOPNOTSUPP);
 	assert_false(file_info(f)->keeps_tags);
+	assert_false(file_info(f)->known_again);
 	assert_int_equal(file_resize(f, 16 * MiB), -ENOSPC);
 	assert_int_equal(file_resize(f, 0), 0);
 	assert_int_equal(file_info(f)->size, 8 * MiB);
@@ -617,6 +633,7 @@ int main(void)
 		TEST(a_lost_file_comes_back),
 		TEST(what_turns_and_how_large),
 		TEST(tags_are_kept_with_the_file),
+		TEST(a_file_with_a_birth_time_is_known_again),
 		TEST(a_copy_has_another_fingerprint),
 		TEST(a_block_device_works),
 		TEST(a_device_changes),
