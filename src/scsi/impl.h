@@ -88,6 +88,7 @@ enum mode_bit {
 	MODE_WCE,
 	MODE_SWP,
 	MODE_D_SENSE,
+	MODE_TAS,
 	MODE_NBITS
 }; /* changeable; mode.c has the table */
 
@@ -157,6 +158,7 @@ enum lu_changes {
 	LU_CHANGED_INQUIRY = UNIT_CHANGED_DEVICE << 3,
 	LU_CHANGED_IDENTIFIER = UNIT_CHANGED_DEVICE << 4,
 	LU_CHANGED_BLOCKS = UNIT_CHANGED_DEVICE << 5, /* all of them, from now on: job.c */
+	LU_CHANGED_RESET = UNIT_CHANGED_DEVICE << 6,  /* the logical unit was reset: tmf.c */
 };
 
 /* ---- Objects ---- */
@@ -212,6 +214,7 @@ struct scsi_itl {
 	struct scsi_lu *lu;
 	uint32_t ua; /* bits of enum ua */
 	/* The ordering barrier, order.c. */
+	unsigned tmfs;       /* task management functions under way */
 	unsigned running;    /* tasks that passed it and have not ended */
 	unsigned barriers;   /* of these, ORDERED and HEAD OF QUEUE */
 	struct list waiting; /* tasks, oldest first */
@@ -285,6 +288,17 @@ void order_leave(struct scsi_task *task);
 void order_init(struct scsi_itl *itl);
 /* Nothing runs or moves at it any more, perhaps; if it is leaving, it may be freed in here. */
 void itl_settle(struct scsi_itl *itl);
+
+/* It is a task of this folder's; those have a cancel of their own. */
+bool scsi_task_is(const struct unit_task *t);
+
+/* ---- Task management (tmf.c) ---- */
+
+/* A nexus does not close before what it began has ended. */
+void nexus_hold(struct nexus *n);
+void nexus_let_go(struct nexus *n);
+/* The nexus is lost: its functions wait for hung I/O no more. */
+void tmf_nexus_lost(struct nexus *n);
 
 /* ---- Changes of a target's LUNs (target.c), and the nexuses that follow them (nexus.c) ---- */
 
@@ -483,6 +497,7 @@ void task_errno(struct scsi_task *task, int err, enum io_op op, uint64_t lba);
 
 enum ua {
 	UA_POWER_ON,
+	UA_RESET,
 	UA_MEDIUM_CHANGED,
 	UA_CAPACITY_CHANGED,
 	UA_MODE_CHANGED,
@@ -541,6 +556,8 @@ int mode_keep(const struct scsi_lu *lu, uint32_t bits);
 /* What was kept with the disk, or the defaults, into the first view; blocking, at the LU's
  * creation. */
 void mode_load(const struct scsi_lu *lu, struct unit_view *view);
+/* Durability or protection begins with the new values: what was written before is flushed first. */
+bool mode_needs_flush(uint32_t before, uint32_t after);
 /* The view's flags that follow from the mode bits. */
 void mode_apply(const struct scsi_lu *lu, struct unit_view *next);
 /* About how long an extended self-test takes (SPC-4 7.5.8, 7.8.7). */

@@ -74,6 +74,7 @@ static const struct mode_field control[] = {
 	{3, 2, 2},             /* QERR */
 	{4, 5, 2},             /* UA_INTLCK_CTRL */
 	{4, 3, 1, .changes = 1 + MODE_SWP},
+	{5, 6, 1, .changes = 1 + MODE_TAS},
 	{5, 2, 3},                   /* AUTOLOAD MODE */
 	{8, 7, 16, .value = 0xffff}, /* BUSY TIMEOUT PERIOD: without limit */
 	{10, 7, 16, .value_of = self_test_time},
@@ -149,7 +150,7 @@ static uint32_t changeable_bits(const struct scsi_lu *lu)
 	/* Where writes are durable at once there is no cache to be switched on. */
 	const uint32_t wce = lu->info->volatile_cache ? 1u << MODE_WCE : 0;
 
-	return wce | 1u << MODE_SWP | 1u << MODE_D_SENSE;
+	return wce | 1u << MODE_SWP | 1u << MODE_D_SENSE | 1u << MODE_TAS;
 }
 
 static uint32_t default_bits(const struct scsi_lu *lu)
@@ -371,6 +372,11 @@ bool mode_read_pages(struct scsi_task *task, const uint8_t *list, size_t len, un
 	return true;
 }
 
+bool mode_needs_flush(uint32_t before, uint32_t after)
+{
+	return (before & ~after & 1u << MODE_WCE) != 0 || (~before & after & 1u << MODE_SWP) != 0;
+}
+
 void mode_apply(const struct scsi_lu *lu, struct unit_view *next)
 {
 	const uint32_t bits = lu_state_of(next)->mode;
@@ -383,7 +389,7 @@ void mode_apply(const struct scsi_lu *lu, struct unit_view *next)
 
 /* ---- Saved values ---- */
 
-/* "1 wce=1 swp=0 d_sense=0": a version, and all bits by name. */
+/* "1 wce=1 swp=0 d_sense=0 tas=0": a version, and all bits by name. */
 #define TAG     "mode"
 #define TAG_MAX 64
 
@@ -391,6 +397,7 @@ static const char *const bit_names[MODE_NBITS] = {
 	[MODE_WCE] = "wce",
 	[MODE_SWP] = "swp",
 	[MODE_D_SENSE] = "d_sense",
+	[MODE_TAS] = "tas",
 };
 
 const char *mode_bit_name(enum mode_bit bit)
@@ -418,6 +425,9 @@ static bool parse_tag(const char *text, uint32_t *bits)
 	for (unsigned i = 0; i < MODE_NBITS; i++) {
 		const size_t len = strlen(bit_names[i]);
 
+		/* Kept when there was no such bit yet. */
+		if (text[0] == '\0' && i == MODE_TAS)
+			break;
 		if (text[0] != ' ' || strncmp(text + 1, bit_names[i], len) != 0)
 			return false;
 		text += 1 + len;

@@ -59,7 +59,7 @@ static void itl_forget(struct scsi_itl *itl)
 /* Tasks run until the memory that a store lent them has left. */
 void itl_settle(struct scsi_itl *itl)
 {
-	if (itl->state != ITL_LEAVING || itl->draining || itl->running != 0)
+	if (itl->state != ITL_LEAVING || itl->draining || itl->running != 0 || itl->tmfs != 0)
 		return;
 	unit_detach(&itl->attach);
 	itl_forget(itl);
@@ -260,6 +260,17 @@ static void nexus_settle(struct nexus *n)
 	target_leave(n);
 }
 
+void nexus_hold(struct nexus *n)
+{
+	n->pending++;
+}
+
+void nexus_let_go(struct nexus *n)
+{
+	n->pending--;
+	nexus_settle(n);
+}
+
 void nexus_left(struct nexus *n)
 {
 	n->pending--;
@@ -288,6 +299,7 @@ void nexus_close(struct nexus *n)
 	n->closing = true;
 	if (n->opening)
 		return;
+	tmf_nexus_lost(n);
 	leave_all(n);
 	settle_later(n);
 }
@@ -310,6 +322,8 @@ void nexus_open(struct nexus *n)
 	n->opening = true;
 	n->closing = n->joined = false;
 	n->pending = 0;
+	n->serial = 0;
+	list_init(&n->tmfs);
 	list_init(&n->itls);
 	n->luns = calloc(SCSI_LUNS, sizeof(struct scsi_itl *));
 	n->err = n->luns != NULL ? make_id(&n->id) : -ENOMEM;

@@ -103,7 +103,7 @@ struct scsi_transport {
 	/* The task ends: send status, sense and residual, after the data that was handed over. scsi
 	 * touches the task no more except in scsi_moved() for data-in segments that are still
 	 * leaving; then it is the transport's to reuse. An aborted task (task->unit_task.aborted)
-	 * sends nothing. */
+	 * sends nothing; one that is aborted and told so has the status for it, and is not aborted. */
 	void (*finish)(struct scsi_task *task);
 };
 
@@ -119,6 +119,8 @@ struct nexus {
 	void (*closed)(struct nexus *n);
 	/* private */
 	uint64_t id;
+	uint64_t serial;        /* of the last task that came into a task set */
+	struct list tmfs;       /* under way */
 	struct scsi_itl **luns; /* what it sees, by LUN */
 	struct list itls;       /* these, and those that are coming or going */
 	unsigned pending;       /* what the beginning or the end waits for, besides those */
@@ -212,6 +214,7 @@ struct scsi_task {
 	struct list link; /* in the ordering barrier's queue */
 	const struct scsi_cmd *cmd;
 	struct scsi_itl *itl;    /* NULL: there is no logical unit at this LUN */
+	uint64_t serial;         /* in the nexus */
 	uint64_t generation;     /* of the view that was checked; 0: it has had its effect */
 	const struct plan *plan; /* what is done with each segment */
 	uint64_t lba;
@@ -227,6 +230,7 @@ struct scsi_task {
 	unsigned stage; /* enum task_stage in impl.h */
 	bool begun, barrier, stepping;
 	bool unplugged; /* aborted because its LUN goes: told so, unlike others that are aborted */
+	bool told;      /* another nexus aborted it, and that is said */
 	bool sends;     /* the plan ends by sending */
 	bool locks;     /* it has, or wants, locks: `hold` and those of its segments are valid */
 	bool arming;
@@ -250,6 +254,51 @@ struct scsi_task {
 /* On the nexus's loop. `finish` may come before it returns. */
 void scsi_task_run(struct scsi_task *task);
 void scsi_moved(struct scsi_seg *seg, int err);
+
+/* ---- Task management (SAM-5 clause 7)
+ * -------------------------------------------------------------------------------------------- */
+
+/* Task sets are per nexus (TST=001b), so CLEAR TASK SET is what ABORT TASK SET is. */
+enum scsi_tmf_function {
+	SCSI_ABORT_TASK,
+	SCSI_ABORT_TASK_SET,
+	SCSI_LU_RESET,
+	SCSI_TARGET_RESET, /* all LUs that the nexus sees are reset */
+};
+
+enum scsi_tmf_response {
+	SCSI_TMF_COMPLETE,
+	SCSI_TMF_NO_LU,
+	SCSI_TMF_FAILED, /* no memory, or a mode parameter could not be set back */
+};
+
+struct tmf_part;
+
+/* Two ways to write the same number of an LU, or the same. */
+bool scsi_same_lun(const uint8_t a[static 8], const uint8_t b[static 8]);
+
+/* One function, embedded in the transport's own; which fills what is above "private". */
+struct scsi_tmf {
+	struct nexus *nexus;
+	enum scsi_tmf_function function;
+	uint8_t lun[8]; /* as on the wire; not of SCSI_TARGET_RESET */
+	uint64_t tag;   /* of the task, SCSI_ABORT_TASK */
+	/* All victims are gone and, where they are its nexus's own, have ended by `finish`. It is the
+	 * transport's again. Before the nexus's `closed`; when that was lost meanwhile, perhaps with
+	 * victims that are not gone. */
+	void (*done)(struct scsi_tmf *tmf, enum scsi_tmf_response response);
+	/* private */
+	struct list link;
+	struct loop_msg msg;
+	uint64_t serial; /* of the last task of its nexus that came before it */
+	struct tmf_part *parts;
+	unsigned nparts, waiting;
+	enum scsi_tmf_response response;
+};
+
+/* On the nexus's loop, before nexus_close(). `done` comes later. Tasks of the nexus that are run after
+ * this are no victims. */
+void scsi_tmf_run(struct scsi_tmf *tmf);
 
 /* ---- Sense that transports need
  * ---------------------------------------------------------------------------------------------- */

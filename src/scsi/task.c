@@ -38,6 +38,13 @@ unsigned lun_decode(const uint8_t lun[static 8])
 	return SCSI_LUNS;
 }
 
+bool scsi_same_lun(const uint8_t a[static 8], const uint8_t b[static 8])
+{
+	const unsigned lun = lun_decode(a);
+
+	return memcmp(a, b, 8) == 0 || (lun < SCSI_LUNS && lun == lun_decode(b));
+}
+
 bool lun_is_report_luns(const uint8_t lun[static 8])
 {
 	return load_be64(lun) == LUN_REPORT_LUNS;
@@ -240,6 +247,7 @@ static void cancel(struct unit_task *t)
 
 	t->aborted = true;
 	task->unplugged = task->itl->leaving && !task->nexus->closing;
+	task->told = t->aborted_by != t->nexus_id && itl_state(task->itl)->mode & 1u << MODE_TAS;
 	if (task->stage == TASK_WAITING) {
 		scsi_task_end(task);
 	} else if (task->stage == TASK_RUNNING) {
@@ -247,6 +255,11 @@ static void cancel(struct unit_task *t)
 	} else if (task->stage == TASK_IN_JOB) {
 		job_let_go(task);
 	}
+}
+
+bool scsi_task_is(const struct unit_task *t)
+{
+	return t->cancel == cancel;
 }
 
 /* Only what a stage looks at before another one sets it: a task is large, and most are short. */
@@ -261,7 +274,8 @@ static void init(struct scsi_task *task)
 	task->error_off = UINT64_MAX;
 	task->next = NULL;
 	/* Neighbours: one store. */
-	task->begun = task->barrier = task->stepping = task->unplugged = false;
+	task->begun = task->barrier = task->stepping = false;
+	task->unplugged = task->told = false;
 	task->sends = task->locks = task->arming = task->keeps = false;
 	task->unit_task.nexus_id = task->nexus->id;
 	task->unit_task.cancel = cancel;
@@ -279,6 +293,7 @@ static bool enter(struct scsi_task *task)
 {
 	if (task->itl == NULL || (task->cmd->flags & CMD_BYPASS))
 		return true;
+	task->serial = ++task->nexus->serial;
 	unit_task_begin(task->itl->attach.channel, &task->unit_task);
 	task->begun = true;
 	task->stage = TASK_WAITING;
@@ -334,6 +349,14 @@ static void answer_unplugged(struct scsi_task *task)
 	scsi_task_sense(task, SENSE_LU_NOT_SUPPORTED);
 }
 
+/* Another nexus has aborted it, and the control mode page wants that to be said (SPC-4 7.5.8, TAS). */
+static void answer_aborted(struct scsi_task *task)
+{
+	task->unit_task.aborted = false;
+	task->status = SCSI_TASK_ABORTED;
+	task->sense_len = 0;
+}
+
 void scsi_task_end(struct scsi_task *task)
 {
 	if (task->begun)
@@ -348,6 +371,8 @@ void scsi_task_end(struct scsi_task *task)
 	}
 	if (task->unplugged)
 		answer_unplugged(task);
+	else if (task->told)
+		answer_aborted(task);
 	set_residual(task);
 	task->stage = TASK_DONE;
 	task->nexus->transport->finish(task);

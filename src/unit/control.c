@@ -427,6 +427,7 @@ static void mark_victims(struct channel *c, struct unit_part *part, struct list 
 		if (t->aborted)
 			continue;
 		t->aborted = true;
+		t->aborted_by = part->op->nexus_id;
 		list_remove(&t->link);
 		list_push_back(todo, &t->link);
 	}

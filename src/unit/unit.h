@@ -163,6 +163,7 @@ struct unit_task {
 	 * unit_task_end() now or when its I/O has come back. */
 	void (*cancel)(struct unit_task *t);
 	bool aborted;
+	uint64_t aborted_by; /* the nexus_id of the ABORT that did it first */
 	/* private */
 	struct channel *channel;
 	struct list link;

@@ -27,6 +27,9 @@
 #define FX_NAA    "\x3a\x5b\x6c\x7d\x8e\x9f\x01\x02"
 #define FX_SERIAL "a1b2c3d4"
 #define FX_NAME   "iqn.2026-11.test:disk"
+#ifndef FX_LOOPS
+#define FX_LOOPS 1
+#endif
 #ifndef FX_BUF_BYTES
 #define FX_BUF_BYTES (4 * MiB) /* the data of a task */
 #endif
@@ -301,7 +304,7 @@ static void fx_add_disk(struct fx *fx, const char *spec, uint32_t block_size, bo
 
 FX_UNUSED static void fx_init(struct fx *fx)
 {
-	const struct loop_config lc = {.nloops = 1, .disk_engine = LOOP_DISK_WORKERS};
+	const struct loop_config lc = {.nloops = FX_LOOPS, .disk_engine = LOOP_DISK_WORKERS};
 
 	*fx = (struct fx){0};
 	assert_int_equal(loop_set_create(&fx->set, &lc, NULL), 0);

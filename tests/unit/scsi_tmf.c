@@ -1,0 +1,604 @@
+/*
+ * Task management: what is aborted wherever it waits, when the answer comes, what a reset sets back,
+ * and who hears of it. Two nexuses on one loop and one on another.
+ */
+#define FX_LOOPS 2
+#include "scsi_fixture.h"
+
+static struct fx fx, fx2; /* the same world, by loop 0 and by loop 1 */
+static struct fx_nexus a, b, far;
+
+/* Block 0 hangs. */
+#define HANGS "fault:rule=any@0-512;hang:ram:16M"
+
+static int up(void **state)
+{
+	fx_up(&fx, HANGS, 512);
+	fx2 = fx;
+	fx2.loop = loop_set_at(fx.set, 1);
+	fx_open(&fx, &a);
+	fx_open(&fx, &b);
+	fx_open(&fx2, &far);
+	fx_take_power_on(&a, 0);
+	fx_take_power_on(&b, 0);
+	fx_take_power_on(&far, 0);
+	return 0;
+}
+
+static void settle(void)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		fx_settle(&fx);
+		fx_settle(&fx2);
+	}
+}
+
+static void release(void)
+{
+	assert_int_equal(store_fault_release(fx.stores[0]), 0);
+	settle();
+}
+
+static int down(void **state)
+{
+	release();
+	fx_close(&a);
+	fx_close(&b);
+	fx_close(&far);
+	fx_down(&fx);
+	return 0;
+}
+
+/* ---- Functions ---- */
+
+struct tmf {
+	struct scsi_tmf t;
+	sem_t sem;
+	bool done;
+	enum scsi_tmf_response response;
+};
+
+static void tmf_done(struct scsi_tmf *t, enum scsi_tmf_response response)
+{
+	struct tmf *f = container_of(t, struct tmf, t);
+
+	f->done = true;
+	f->response = response;
+	sem_post(&f->sem);
+}
+
+static void tmf_run(void *arg)
+{
+	scsi_tmf_run(&((struct tmf *)arg)->t);
+}
+
+static void begin(struct tmf *f, struct fx_nexus *n, enum scsi_tmf_function function, uint64_t tag)
+{
+	*f = (struct tmf){
+		.t = {.nexus = &n->nexus, .function = function, .tag = tag, .done = tmf_done}};
+	sem_init(&f->sem, 0, 0);
+	fx_call(n->fx, tmf_run, f);
+	settle();
+}
+
+static void end(struct tmf *f, enum scsi_tmf_response response)
+{
+	fx_wait(&f->sem);
+	assert_true(f->done);
+	assert_int_equal(f->response, response);
+	sem_destroy(&f->sem);
+}
+
+static void run(struct fx_nexus *n, enum scsi_tmf_function function, uint64_t tag)
+{
+	struct tmf f;
+
+	begin(&f, n, function, tag);
+	end(&f, SCSI_TMF_COMPLETE);
+}
+
+/* ---- Tasks ---- */
+
+static struct fx_task *submit(struct fx_nexus *n, struct fx_task *ft, uint64_t tag)
+{
+	ft->t.tag = tag;
+	fx_submit(n->fx, ft);
+	settle();
+	return ft;
+}
+
+static struct fx_task *read_at(struct fx_nexus *n, uint64_t lba, uint64_t tag)
+{
+	struct fx_task *ft = fx_rw(n, 0x28, lba, 1);
+
+	fx_expect_in(ft, 512);
+	return submit(n, ft, tag);
+}
+
+static void silent(struct fx_task *ft)
+{
+	fx_finish_wait(ft);
+	assert_true(ft->aborted);
+	fx_task_free(ft);
+}
+
+static void aborted_status(struct fx_task *ft)
+{
+	fx_finish_wait(ft);
+	assert_false(ft->aborted);
+	assert_int_equal(ft->t.status, SCSI_TASK_ABORTED);
+	assert_int_equal(ft->t.sense_len, 0);
+	fx_task_free(ft);
+}
+
+/* It was waited for. */
+static void was_good(struct fx_task *ft)
+{
+	fx_good(ft);
+	fx_task_free(ft);
+}
+
+static void good(struct fx_task *ft)
+{
+	fx_finish_wait(ft);
+	was_good(ft);
+}
+
+static void tur_good(struct fx_nexus *n)
+{
+	was_good(FX_CMD(n, 0, 0, 0, 0, 0, 0, 0));
+}
+
+/* One unit attention, and no second one. */
+static void was_reset(struct fx_nexus *n)
+{
+	struct fx_task *ft = FX_CMD(n, 0, 0, 0, 0, 0, 0, 0);
+
+	fx_sense(ft, 0x6, 0x29, 0x03);
+	fx_task_free(ft);
+	tur_good(n);
+}
+
+/* ---- Where a victim can wait: `before` makes it wait, `after` lets the rest go on ---- */
+
+static struct fx_task *blocker;
+static struct unit_op quiesce;
+
+static struct fx_task *in_store(struct fx_nexus *n)
+{
+	return read_at(n, 0, 7);
+}
+
+static struct fx_task *at_barrier(struct fx_nexus *n)
+{
+	struct fx_task *ft = fx_rw(n, 0x28, 9, 1);
+
+	blocker = read_at(n, 0, 6);
+	ft->t.attr = SCSI_ORDERED;
+	fx_expect_in(ft, 512);
+	return submit(n, ft, 7);
+}
+
+static struct fx_task *in_data_out(struct fx_nexus *n)
+{
+	struct fx_task *ft = fx_rw(n, 0x2a, 9, 1);
+
+	fx_expect_out(ft, 512);
+	ft->moves = FX_HOLD;
+	return submit(n, ft, 7);
+}
+
+static struct fx_task *in_data_in(struct fx_nexus *n)
+{
+	struct fx_task *ft = fx_rw(n, 0x28, 600, 2000);
+
+	fx_expect_in(ft, 2000 * 512);
+	ft->moves = FX_HOLD;
+	return submit(n, ft, 7);
+}
+
+static struct fx_task *caw(struct fx_nexus *n, uint64_t tag)
+{
+	struct fx_task *ft = fx_rw(n, 0x89, 0, 0);
+
+	ft->t.cdb[13] = 1;
+	fx_expect_out(ft, 1024);
+	return submit(n, ft, tag);
+}
+
+static struct fx_task *at_lock(struct fx_nexus *n)
+{
+	blocker = caw(n, 6);
+	return caw(n, 7);
+}
+
+static void nothing_yet(struct unit_op *op)
+{
+}
+
+static void reopened(struct unit_op *op, int err)
+{
+}
+
+static void quiesce_run(void *arg)
+{
+	quiesce = (struct unit_op){
+		.unit = fx.units[0], .loop = fx.loop, .act = nothing_yet, .done = reopened};
+	unit_quiesce(&quiesce);
+}
+
+static void acted_run(void *arg)
+{
+	unit_op_acted(&quiesce, 0);
+}
+
+static struct fx_task *at_channel(struct fx_nexus *n)
+{
+	fx_call(&fx, quiesce_run, NULL);
+	settle();
+	return read_at(n, 9, 7);
+}
+
+static void reopen(void)
+{
+	fx_call(&fx, acted_run, NULL);
+	settle();
+}
+
+static const struct park {
+	const char *name;
+	struct fx_task *(*before)(struct fx_nexus *n);
+	bool hangs; /* until released */
+	void (*after)(void);
+} parks[] = {
+	{"store", in_store, true, NULL},        {"barrier", at_barrier, false, NULL},
+	{"data-out", in_data_out, false, NULL}, {"data-in", in_data_in, false, NULL},
+	{"range lock", at_lock, false, NULL},   {"channel", at_channel, false, reopen},
+};
+
+static void free_blocker(void)
+{
+	if (blocker == NULL)
+		return;
+	fx_finish_wait(blocker);
+	fx_task_free(blocker);
+	blocker = NULL;
+}
+
+static void task_is_aborted_where_it_waits(const struct park *p, struct fx_nexus *n)
+{
+	struct fx_task *ft = p->before(n);
+	struct tmf f;
+
+	assert_false(ft->finished);
+	begin(&f, n, SCSI_ABORT_TASK, 7);
+	assert_int_equal(f.done, !p->hangs);
+	assert_int_equal(ft->finished, !p->hangs);
+	if (blocker != NULL)
+		assert_false(blocker->finished);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(ft);
+	if (p->after != NULL)
+		p->after();
+	release();
+	free_blocker();
+	tur_good(n);
+}
+
+static void abort_task_in_every_park(void **state)
+{
+	for (size_t i = 0; i < ARRAY_LEN(parks); i++) {
+		print_message("%s\n", parks[i].name);
+		task_is_aborted_where_it_waits(&parks[i], &a);
+		task_is_aborted_where_it_waits(&parks[i], &far);
+	}
+}
+
+/* The victim is another nexus's, on another loop; the function waits for it, and tells all. */
+static void reset_in_every_park(void **state)
+{
+	for (size_t i = 0; i < ARRAY_LEN(parks); i++) {
+		struct fx_task *ft = parks[i].before(&far);
+		struct tmf f;
+
+		print_message("%s\n", parks[i].name);
+		begin(&f, &a, SCSI_LU_RESET, 0);
+		/* A reset waits for what blocks the victim too, and for the PUBLISH behind a QUIESCE. */
+		assert_int_equal(ft->finished, !parks[i].hangs);
+		assert_int_equal(f.done,
+				 !parks[i].hangs && blocker == NULL && parks[i].after == NULL);
+		release();
+		if (parks[i].after != NULL)
+			parks[i].after();
+		release();
+		end(&f, SCSI_TMF_COMPLETE);
+		silent(ft);
+		free_blocker();
+		was_reset(&a);
+		was_reset(&b);
+		was_reset(&far);
+	}
+}
+
+/* The nexus that asked is lost; the victim's is not, and it hangs on. */
+static void lost_nexus_waits_for_nobody(void **state)
+{
+	for (size_t i = 0; i < ARRAY_LEN(parks); i++) {
+		struct fx_task *ft;
+		struct fx_nexus c;
+		struct tmf f;
+
+		if (parks[i].after != NULL)
+			continue; /* the end of the nexus waits for the PUBLISH, that for the QUIESCE */
+		print_message("%s\n", parks[i].name);
+		fx_open(&fx2, &c);
+		ft = parks[i].before(&a);
+		begin(&f, &c, SCSI_LU_RESET, 0);
+		fx_close(&c);
+		fx_wait(&f.sem);
+		sem_destroy(&f.sem);
+		assert_int_equal(ft->finished, !parks[i].hangs);
+		release();
+		release();
+		silent(ft);
+		free_blocker();
+		was_reset(&a);
+		was_reset(&b);
+		was_reset(&far);
+	}
+}
+
+/* ---- Whose tasks ---- */
+
+static void abort_task_is_about_one_task_of_the_nexus(void **state)
+{
+	struct fx_task *first = read_at(&a, 0, 1), *second = read_at(&a, 0, 2),
+		       *others = read_at(&b, 0, 1), *fars = read_at(&far, 0, 1);
+
+	struct tmf f;
+
+	begin(&f, &a, SCSI_ABORT_TASK, 1);
+	assert_false(f.done);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(first);
+	good(second);
+	good(others);
+	good(fars);
+	tur_good(&b);
+}
+
+static void abort_task_set_is_about_the_nexus(void **state)
+{
+	struct fx_task *first = read_at(&a, 0, 1), *second = read_at(&a, 0, 2),
+		       *others = read_at(&b, 0, 1), *fars = read_at(&far, 0, 1);
+	struct tmf f;
+
+	begin(&f, &a, SCSI_ABORT_TASK_SET, 0);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(first);
+	silent(second);
+	good(others);
+	good(fars);
+	tur_good(&a);
+	tur_good(&b);
+}
+
+struct both {
+	struct tmf *f;
+	struct fx_task *later;
+};
+
+static void tmf_then_task(void *arg)
+{
+	const struct both *both = arg;
+
+	scsi_tmf_run(&both->f->t);
+	scsi_task_run(&both->later->t);
+}
+
+/* They come in one turn, before the ABORT has reached the loop. */
+static void later_tasks_are_no_victims(void **state)
+{
+	static const enum scsi_tmf_function all[] = {SCSI_ABORT_TASK, SCSI_ABORT_TASK_SET,
+						     SCSI_LU_RESET, SCSI_TARGET_RESET};
+
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		struct tmf f = {
+			.t = {.nexus = &far.nexus, .function = all[i], .tag = 5, .done = tmf_done}};
+		struct both both = {&f, fx_rw(&far, 0x28, 9, 1)};
+
+		sem_init(&f.sem, 0, 0);
+		both.later->t.tag = 5;
+		fx_expect_in(both.later, 512);
+		fx_call(&fx2, tmf_then_task, &both);
+		end(&f, SCSI_TMF_COMPLETE);
+		good(both.later);
+		if (all[i] == SCSI_LU_RESET)
+			was_reset(&far);
+	}
+	was_reset(&a);
+	was_reset(&far);
+}
+
+static void second_function_waits_as_well(void **state)
+{
+	struct fx_task *ft = read_at(&a, 0, 1);
+	struct tmf first, second, reset;
+
+	begin(&first, &a, SCSI_ABORT_TASK, 1);
+	begin(&second, &a, SCSI_ABORT_TASK, 1);
+	begin(&reset, &far, SCSI_LU_RESET, 0);
+	assert_false(first.done || second.done || reset.done);
+	release();
+	end(&first, SCSI_TMF_COMPLETE);
+	end(&second, SCSI_TMF_COMPLETE);
+	end(&reset, SCSI_TMF_COMPLETE);
+	silent(ft);
+	was_reset(&a);
+}
+
+static void there_may_be_no_logical_unit(void **state)
+{
+	struct tmf f;
+
+	f = (struct tmf){.t = {.nexus = &a.nexus,
+			       .function = SCSI_LU_RESET,
+			       .lun = {0, 1},
+			       .done = tmf_done}};
+	sem_init(&f.sem, 0, 0);
+	fx_call(&fx, tmf_run, &f);
+	end(&f, SCSI_TMF_NO_LU);
+	tur_good(&a);
+}
+
+/* ---- What a reset sets back ---- */
+
+/* Byte 5 of the control mode page. */
+static uint8_t control_byte_5(struct fx_nexus *n)
+{
+	struct fx_task *ft = FX_CMD(n, 255, 0x1a, 8, 0x0a, 0, 255, 0);
+	uint8_t byte;
+
+	fx_good(ft);
+	byte = ft->data[4 + 5];
+	fx_task_free(ft);
+	return byte;
+}
+
+static void set_tas(struct fx_nexus *n)
+{
+	struct fx_task *sense = FX_CMD(n, 255, 0x1a, 8, 0x0a, 0, 255, 0),
+		       *ft = fx_task_new(n, (const uint8_t[]){0x15, 0x10, 0, 0, 16, 0}, 6);
+
+	fx_expect_out(ft, 16);
+	memcpy(ft->data + 4, sense->data + 4, 12);
+	ft->data[4] &= 0x3f;
+	ft->data[4 + 5] |= 0x40;
+	fx_task_free(sense);
+	fx_run(n->fx, ft);
+	was_good(ft);
+}
+
+static void take_mode_changed(struct fx_nexus *n)
+{
+	struct fx_task *ft = FX_CMD(n, 0, 0, 0, 0, 0, 0, 0);
+
+	fx_sense(ft, 0x6, 0x2a, 0x01);
+	fx_task_free(ft);
+}
+
+static void mode_parameters_go_back(void **state)
+{
+	assert_int_equal(control_byte_5(&a), 0);
+	set_tas(&a);
+	assert_int_equal(control_byte_5(&a), 0x40);
+	take_mode_changed(&b);
+	take_mode_changed(&far);
+	run(&far, SCSI_LU_RESET, 0);
+	was_reset(&a);
+	was_reset(&b);
+	was_reset(&far);
+	assert_int_equal(control_byte_5(&a), 0);
+	assert_int_equal(control_byte_5(&far), 0);
+}
+
+/* Not before the holder's last write has left the store. */
+static void reservation_goes_with_the_holders_tasks(void **state)
+{
+	struct fx_task *ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0), *slow;
+	struct tmf f;
+
+	was_good(ft);
+	slow = read_at(&a, 0, 1);
+	begin(&f, &far, SCSI_LU_RESET, 0);
+	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(slow);
+	was_reset(&b);
+	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+}
+
+static void target_reset_is_of_every_lu(void **state)
+{
+	struct fx_task *ft = read_at(&b, 0, 1);
+	struct tmf f;
+
+	begin(&f, &a, SCSI_TARGET_RESET, 0);
+	assert_false(f.done);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(ft);
+	was_reset(&a);
+	was_reset(&b);
+	was_reset(&far);
+}
+
+/* ---- TAS: who is told ---- */
+
+static void others_are_told_where_tas_is_set(void **state)
+{
+	struct fx_task *own, *others, *fars, *held;
+	struct tmf f;
+
+	set_tas(&a);
+	take_mode_changed(&b);
+	take_mode_changed(&far);
+	own = read_at(&a, 0, 1);
+	others = read_at(&b, 0, 1);
+	fars = read_at(&far, 0, 1);
+	held = in_data_out(&far);
+	begin(&f, &a, SCSI_LU_RESET, 0);
+	aborted_status(held);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(own);
+	aborted_status(others);
+	aborted_status(fars);
+	was_reset(&b);
+}
+
+/* Nor is a nexus that ends its own tasks. */
+static void own_tasks_are_silent_with_tas(void **state)
+{
+	struct fx_task *ft;
+
+	set_tas(&a);
+	take_mode_changed(&far);
+	ft = in_data_out(&far);
+	run(&far, SCSI_ABORT_TASK_SET, 0);
+	silent(ft);
+	ft = in_data_out(&far);
+	run(&far, SCSI_LU_RESET, 0);
+	silent(ft);
+	was_reset(&far);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, up, down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(abort_task_in_every_park),
+		TEST(reset_in_every_park),
+		TEST(lost_nexus_waits_for_nobody),
+		TEST(abort_task_is_about_one_task_of_the_nexus),
+		TEST(abort_task_set_is_about_the_nexus),
+		TEST(later_tasks_are_no_victims),
+		TEST(second_function_waits_as_well),
+		TEST(there_may_be_no_logical_unit),
+		TEST(mode_parameters_go_back),
+		TEST(reservation_goes_with_the_holders_tasks),
+		TEST(target_reset_is_of_every_lu),
+		TEST(others_are_told_where_tas_is_set),
+		TEST(own_tasks_are_silent_with_tas),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
