@@ -19,6 +19,24 @@ bool data_still_comes(const struct iscsi_task *t)
 	return t->unsolicited || t->nr2ts != 0;
 }
 
+/* The newest R2T is the last one. */
+void data_forget(struct iscsi_task *t)
+{
+	struct iscsi_session *s = t->session;
+
+	if (t->nr2ts != 0) {
+		const uint32_t ttt = t->r2ts[t->nr2ts - 1].ttt;
+
+		if (!s->has_tombs || sn_before(s->tomb_ttt, ttt))
+			s->tomb_ttt = ttt;
+		s->has_tombs = true;
+	}
+	t->nr2ts = 0;
+	t->unsolicited = false;
+	data_count_waiting(t);
+	rx_forget_task(t->conn, t);
+}
+
 void data_count_waiting(struct iscsi_task *t)
 {
 	struct iscsi_conn *c = t->conn;
@@ -456,7 +474,7 @@ static uint8_t *place_solicited(struct iscsi_task *t, const struct iscsi_data_ou
 	return NULL;
 }
 
-/* An aborted task's R2Ts are remembered, so a tag that we do not know was never ours. */
+/* A tag that is not the next one was never ours, or was that of an aborted task. */
 static void refuse_tag(struct iscsi_conn *c, const struct iscsi_bhs *bhs)
 {
 	pdu_reject(c, bhs, ISCSI_REJECT_PROTOCOL_ERROR);
@@ -477,7 +495,8 @@ struct iscsi_task *data_out_task(struct iscsi_conn *c, const struct iscsi_bhs *b
 		return t->unsolicited ? t : NULL;
 	}
 	if (t->nr2ts == 0 || t->r2ts[0].ttt != ttt) {
-		refuse_tag(c, bhs);
+		if (!c->session->has_tombs || sn_before(c->session->tomb_ttt, ttt))
+			refuse_tag(c, bhs);
 		return NULL;
 	}
 	return t;

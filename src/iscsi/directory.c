@@ -236,6 +236,38 @@ void directory_kick_all(struct iscsi *i, enum kick why)
 	}
 }
 
+/* On its way to loop 0 a session cannot end: `gone` comes behind it. */
+struct reset_msg {
+	struct loop_msg msg;
+	struct iscsi_session *from;
+	enum kick why;
+};
+
+static void run_kick_others(struct loop_msg *msg)
+{
+	struct reset_msg *m = container_of(msg, struct reset_msg, msg);
+
+	list_for_each (pos, &m->from->server->directory.all) {
+		struct iscsi_session *s = container_of(pos, struct iscsi_session, dir.all);
+
+		if (s != m->from && s->target == m->from->target &&
+		    s->dir.state == DIRECTORY_GRANTED)
+			kick(s, m->why);
+	}
+	free(m);
+}
+
+int directory_kick_others(struct iscsi_session *s, enum kick why)
+{
+	struct reset_msg *m = malloc(sizeof(*m));
+
+	if (m == NULL)
+		return -ENOMEM;
+	*m = (struct reset_msg){.msg = {.run = run_kick_others}, .from = s, .why = why};
+	loop_post(loop_set_at(s->server->set, 0), &m->msg);
+	return 0;
+}
+
 /* ---- Admission ---- */
 
 static struct iscsi_loop *least_loaded(struct iscsi *i)

@@ -22,6 +22,7 @@
 
 #define WINDOW            128 /* commands of a session that may be under way */
 #define IMMEDIATE_MAX     32  /* immediate commands of a session beside them */
+#define TMF_MAX           8   /* task management functions of a session at a time */
 #define HELD_BYTES_MAX    (1 * MiB)
 #define R2T_MAX           8     /* outstanding R2Ts of a task */
 #define LOGIN_REQUESTS    1024  /* PDUs of one login */
@@ -35,6 +36,7 @@
 #define TX_READ_AHEAD     (1 * MiB) /* no further read segment while more waits to be sent */
 #define TX_PAUSE_PDUS     2048      /* a peer that does not read is not read from */
 #define TX_PAUSE_BYTES    (4 * MiB) /* the same, of what echoes and texts carry */
+#define TOMBSTONE_NS      (2 * UINT64_C(1000000000)) /* a reset waits so long for Data-Out */
 #define LOGIN_TIMEOUT_NS  (15 * UINT64_C(1000000000))
 #define TICK_NS           (10 * UINT64_C(1000000000))
 #define IDLE_PING_NS      (60 * UINT64_C(1000000000))
@@ -228,6 +230,7 @@ struct held_pdu {
 	uint32_t cmd_sn;
 	uint32_t ahs_len, data_len;
 	struct iscsi_conn *conn;
+	bool ignored;    /* it was aborted before its turn */
 	uint8_t bytes[]; /* header, AHS, data */
 };
 
@@ -255,7 +258,7 @@ enum session_state {
 
 enum directory_state { DIRECTORY_PENDING, DIRECTORY_CLAIMING, DIRECTORY_GRANTED };
 
-enum kick { KICK_SUPERSEDED, KICK_REINSTATED, KICK_DRAIN };
+enum kick { KICK_SUPERSEDED, KICK_REINSTATED, KICK_DRAIN, KICK_RESET };
 
 struct iscsi_session {
 	struct iscsi *server;
@@ -273,6 +276,11 @@ struct iscsi_session {
 	struct queue read_wait; /* tasks that start when less waits to be sent */
 	struct list held;       /* struct held_pdu, by CmdSN */
 	size_t held_bytes;
+	struct list tmfs; /* struct iscsi_tmf */
+	unsigned ntmfs;
+	/* Data-Out for R2Ts up to this one, whose tasks are gone, is thrown away. */
+	uint32_t tomb_ttt;
+	bool has_tombs;
 	struct text text;
 	bool ending, draining, was_up, nexus_closed;
 	const char *why;          /* it ended */
@@ -409,6 +417,8 @@ void directory_gone(struct iscsi_session *s);
 /* On the session's loop: what held its memory there has let go. */
 void directory_bye(struct iscsi_session *s);
 void directory_kick_all(struct iscsi *i, enum kick kick);
+/* On the session's loop: all others with its target. 0 or -ENOMEM. */
+int directory_kick_others(struct iscsi_session *s, enum kick kick);
 
 /* login.c */
 /* Moves the connection to its session's loop; the last thing that is done with it here. */
@@ -456,6 +466,9 @@ enum cmdsn_verdict { CMDSN_NOW, CMDSN_HOLD, CMDSN_IGNORE };
 enum cmdsn_verdict cmdsn_judge(uint32_t exp_cmd_sn, uint32_t max_cmd_sn, uint32_t cmd_sn);
 /* Keeps a copy until its turn; -ENOBUFS: too much is held. */
 int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu_in *pdu);
+/* The command with this number was aborted before its turn: its turn passes. -ENOENT: another one is
+ * held there. -ENOBUFS, -ENOMEM. */
+int session_fill_hole(struct iscsi_session *s, uint32_t cmd_sn, uint32_t itt);
 /* The held PDU whose turn it is, out of the list, or NULL. */
 struct held_pdu *session_held_next(struct iscsi_session *s);
 
@@ -475,12 +488,30 @@ void itask_refuse(struct iscsi_task *t, enum sense sense);
 void itask_drained(struct iscsi_task *t);
 /* Starts those that waited, as far as there is room. */
 void itask_run_waiting(struct iscsi_session *s);
+/* Ends without an answer a task that scsi has not seen yet, or has finished; what comes of its Data-Out
+ * is thrown away. */
+void itask_bury(struct iscsi_task *t);
+/* The same for those that wait to be started: `task`, or all at `lun`, or (both NULL) all. Their
+ * number. */
+unsigned itask_bury_waiting(struct iscsi_session *s, const struct iscsi_task *task,
+			    const uint8_t *lun);
 /* Its connection is closed: ends the tasks that scsi will not end. */
 void itask_abandon(struct iscsi_session *s);
 extern const struct scsi_transport iscsi_transport;
 
 /* request.c: the full feature phase */
 void request_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
+/* Those that came too early and have their turn now. */
+void request_run_held(struct iscsi_conn *c);
+
+/* tmf.c */
+void tmf_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
+/* Commands had their turn: functions that waited for them may begin. */
+void tmf_start_due(struct iscsi_session *s);
+/* A task is gone. */
+void tmf_task_gone(struct iscsi_session *s);
+/* The session ends: nothing is answered any more. */
+void tmf_abandon(struct iscsi_session *s);
 
 /* text.c */
 void text_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
@@ -511,6 +542,8 @@ void data_in_sent(struct iscsi_conn *c, struct move_in *m);
 /* Lets segments go whose owners had to wait until less is queued. */
 void data_in_resume(struct iscsi_conn *c);
 bool data_still_comes(const struct iscsi_task *t);
+/* None is awaited any more; what comes all the same is thrown away. */
+void data_forget(struct iscsi_task *t);
 /* For the stall timer: keeps count of the tasks that wait for the initiator. */
 void data_count_waiting(struct iscsi_task *t);
 
@@ -574,6 +607,8 @@ void rx_ready(struct iscsi_conn *c);
 void rx_fini(struct iscsi_conn *c);
 /* The memory that a Data-Out is being read into goes away. */
 void rx_forget_segment(struct iscsi_conn *c, const struct scsi_seg *seg);
+/* No task gets the Data-Out that is being read. */
+void rx_forget_task(struct iscsi_conn *c, const struct iscsi_task *t);
 /* The bytes that are kept leave the loop, or come to it; 0 or -ENOMEM. */
 int rx_pack(struct iscsi_conn *c, uint8_t **bytes, uint32_t *len);
 int rx_unpack(struct iscsi_conn *c, const uint8_t *bytes, uint32_t len);

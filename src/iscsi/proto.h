@@ -128,7 +128,25 @@ struct iscsi_task_management_response {
 };
 _Static_assert(sizeof(struct iscsi_task_management_response) == ISCSI_BHS_LEN, "11.6");
 
-enum iscsi_tm_response { ISCSI_TM_NOT_SUPPORTED = 5 };
+enum iscsi_tm_function {
+	ISCSI_ABORT_TASK = 1,
+	ISCSI_ABORT_TASK_SET = 2,
+	ISCSI_CLEAR_ACA = 3,
+	ISCSI_CLEAR_TASK_SET = 4,
+	ISCSI_LOGICAL_UNIT_RESET = 5,
+	ISCSI_TARGET_WARM_RESET = 6,
+	ISCSI_TARGET_COLD_RESET = 7,
+	ISCSI_TASK_REASSIGN = 8,
+};
+
+enum iscsi_tm_response {
+	ISCSI_TM_COMPLETE = 0,
+	ISCSI_TM_NO_TASK = 1,
+	ISCSI_TM_NO_LUN = 2,
+	ISCSI_TM_NO_REASSIGN = 4,
+	ISCSI_TM_NOT_SUPPORTED = 5,
+	ISCSI_TM_REJECTED = 255,
+};
 
 /* 11.7 */
 struct iscsi_data_out {

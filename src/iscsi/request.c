@@ -167,23 +167,6 @@ static void run_nop_out(struct iscsi_conn *c, struct pdu_in *pdu)
 	tx_push_control(c, p);
 }
 
-/* 11.5, 11.6 */
-static void run_task_management(struct iscsi_conn *c, struct pdu_in *pdu)
-{
-	struct pdu_out *p = pdu_new(c, ISCSI_TASK_MANAGEMENT_RESPONSE);
-	struct iscsi_task_management_response *r;
-
-	if (p == NULL) {
-		conn_doom(c, "out of memory");
-		return;
-	}
-	r = (struct iscsi_task_management_response *)(void *)p->head;
-	r->itt = pdu->bhs->itt;
-	r->response = ISCSI_TM_NOT_SUPPORTED;
-	p->flags = PDU_STATUS;
-	tx_push_control(c, p);
-}
-
 static enum iscsi_logout_status judge_logout(const struct iscsi_conn *c,
 					     const struct iscsi_logout *r)
 {
@@ -242,7 +225,7 @@ static void run_login(struct iscsi_conn *c, struct pdu_in *pdu)
 static const struct request_row rows[ISCSI_OPCODE_MASK + 1] = {
 	[ISCSI_NOP_OUT] = {run_nop_out, NUMBERED | IN_DISCOVERY | WHILE_DRAINING},
 	[ISCSI_SCSI_COMMAND] = {run_command, NUMBERED},
-	[ISCSI_TASK_MANAGEMENT] = {run_task_management, NUMBERED},
+	[ISCSI_TASK_MANAGEMENT] = {tmf_pdu, NUMBERED},
 	[ISCSI_LOGIN] = {run_login, IN_DISCOVERY | WHILE_DRAINING},
 	[ISCSI_TEXT] = {text_pdu, NUMBERED | IN_DISCOVERY},
 	[ISCSI_LOGOUT] = {run_logout, NUMBERED | IN_DISCOVERY | WHILE_DRAINING},
@@ -258,8 +241,7 @@ static const struct request_row *row_of(const struct iscsi_bhs *bhs)
 
 /* ---- Turns ---- */
 
-/* Those that came too early and have their turn now. */
-static void run_held(struct iscsi_conn *c)
+void request_run_held(struct iscsi_conn *c)
 {
 	struct iscsi_session *s = c->session;
 	struct held_pdu *h;
@@ -274,8 +256,10 @@ static void run_held(struct iscsi_conn *c)
 		};
 
 		s->exp_cmd_sn++;
-		row_of(pdu.bhs)->run(h->conn, &pdu);
+		if (!h->ignored)
+			row_of(pdu.bhs)->run(h->conn, &pdu);
 		free(h);
+		tmf_start_due(s);
 	}
 }
 
@@ -287,8 +271,10 @@ static void run_in_turn(struct iscsi_conn *c, const struct request_row *row, str
 	case CMDSN_NOW:
 		s->exp_cmd_sn++;
 		row->run(c, pdu);
+		if (s->ntmfs != 0)
+			tmf_start_due(s);
 		if (!list_empty(&s->held))
-			run_held(c);
+			request_run_held(c);
 		break;
 	case CMDSN_HOLD:
 		if (session_hold(s, c, pdu) != 0)

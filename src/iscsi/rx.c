@@ -232,6 +232,15 @@ void rx_forget_segment(struct iscsi_conn *c, const struct scsi_seg *seg)
 	}
 }
 
+void rx_forget_task(struct iscsi_conn *c, const struct iscsi_task *t)
+{
+	if (c->rx.state != RX_PLACE || c->rx.task != t)
+		return;
+	c->rx.task = NULL;
+	c->rx.place = NULL;
+	c->rx.seg = NULL;
+}
+
 /* ---- Parsing ---- */
 
 /* Nothing behind such a header can be trusted: the connection ends, with a word of why. */

@@ -42,35 +42,80 @@ uint32_t session_next_ttt(struct iscsi_session *s)
 	return s->next_ttt;
 }
 
-int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu_in *pdu)
+/* Behind which one of those that are held it belongs; that may have its number. */
+static struct list *held_place(struct iscsi_session *s, uint32_t cmd_sn)
 {
-	uint32_t cmd_sn = be32_get(pdu->bhs->sn);
-	size_t len = ISCSI_BHS_LEN + pdu->ahs_len + (size_t)pdu->data_len;
 	struct list *at = s->held.prev;
-	struct held_pdu *h;
 
 	while (at != &s->held && sn_before(cmd_sn, list_entry(at, struct held_pdu, link)->cmd_sn))
 		at = at->prev;
-	if (at != &s->held && list_entry(at, struct held_pdu, link)->cmd_sn == cmd_sn)
-		return 0; /* once is enough */
+	return at;
+}
+
+static struct held_pdu *held_at(const struct iscsi_session *s, struct list *at, uint32_t cmd_sn)
+{
+	struct held_pdu *h = list_entry(at, struct held_pdu, link);
+
+	return at != &s->held && h->cmd_sn == cmd_sn ? h : NULL;
+}
+
+static int held_add(struct iscsi_session *s, struct list *at, const struct held_pdu *like,
+		    struct held_pdu **out)
+{
+	size_t len = ISCSI_BHS_LEN + like->ahs_len + (size_t)like->data_len;
+	struct held_pdu *h;
+
 	if (s->held_bytes + len > HELD_BYTES_MAX)
 		return -ENOBUFS;
-	h = malloc(sizeof(*h) + len);
+	h = calloc(1, sizeof(*h) + len);
 	if (h == NULL)
 		return -ENOMEM;
-	*h = (struct held_pdu){
+	*h = *like;
+	s->held_bytes += len;
+	list_insert_after(at, &h->link);
+	*out = h;
+	return 0;
+}
+
+int session_fill_hole(struct iscsi_session *s, uint32_t cmd_sn, uint32_t itt)
+{
+	struct list *at = held_place(s, cmd_sn);
+	struct held_pdu *h = held_at(s, at, cmd_sn);
+	const struct iscsi_bhs *bhs;
+
+	if (h == NULL)
+		return held_add(s, at, &(struct held_pdu){.cmd_sn = cmd_sn, .ignored = true}, &h);
+	bhs = (const void *)h->bytes;
+	if (!h->ignored &&
+	    ((bhs->opcode & ISCSI_OPCODE_MASK) != ISCSI_SCSI_COMMAND || be32_get(bhs->itt) != itt))
+		return -ENOENT;
+	h->ignored = true;
+	return 0;
+}
+
+int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu_in *pdu)
+{
+	const uint32_t cmd_sn = be32_get(pdu->bhs->sn);
+	const struct held_pdu like = {
 		.cmd_sn = cmd_sn,
 		.ahs_len = pdu->ahs_len,
 		.data_len = pdu->data_len,
 		.conn = c,
 	};
+	struct list *at = held_place(s, cmd_sn);
+	struct held_pdu *h;
+	int err;
+
+	if (held_at(s, at, cmd_sn) != NULL)
+		return 0; /* once is enough */
+	err = held_add(s, at, &like, &h);
+	if (err != 0)
+		return err;
 	memcpy(h->bytes, pdu->bhs, ISCSI_BHS_LEN);
 	if (pdu->ahs_len != 0)
 		memcpy(h->bytes + ISCSI_BHS_LEN, pdu->ahs, pdu->ahs_len);
 	if (pdu->data_len != 0)
 		memcpy(h->bytes + ISCSI_BHS_LEN + pdu->ahs_len, pdu->data, pdu->data_len);
-	s->held_bytes += len;
-	list_insert_after(at, &h->link);
 	return 0;
 }
 
@@ -116,6 +161,7 @@ struct iscsi_session *session_create(struct iscsi *i, struct iscsi_loop *home)
 	s->state = SESSION_LOGIN;
 	list_init(&s->conns);
 	list_init(&s->held);
+	list_init(&s->tmfs);
 	list_init(&s->dir.all);
 	list_init(&s->dir.same);
 	queue_init(&s->read_wait);
@@ -261,12 +307,13 @@ void session_kicked(struct iscsi_session *s, enum kick kick)
 	if (kick == KICK_DRAIN)
 		drain(s);
 	else
-		conn_lose(leading_conn(s), "replaced by a newer login");
+		conn_lose(leading_conn(s), kick == KICK_RESET ? "the target was reset"
+							      : "replaced by a newer login");
 }
 
 void session_check_drained(struct iscsi_session *s)
 {
-	if (!s->draining || s->ntasks != 0 || s->state != SESSION_UP || s->ending)
+	if (!s->draining || s->ntasks != 0 || s->ntmfs != 0 || s->state != SESSION_UP || s->ending)
 		return;
 	conn_close_when_sent(leading_conn(s), "shutdown");
 }
@@ -280,6 +327,7 @@ void session_end(struct iscsi_session *s, const char *why)
 	s->ending = true;
 	if (s->why == NULL)
 		s->why = why;
+	tmf_abandon(s);
 	itask_abandon(s);
 	drop_held(s);
 	switch (s->state) {
@@ -321,6 +369,7 @@ void session_logout(struct iscsi_session *s, struct pdu_out *response)
 	(void)loop_timer_start(&c->timer, TICK_NS); /* it runs, so it only moves */
 	s->farewell = response;
 	s->state = SESSION_CLOSING;
+	tmf_abandon(s);
 	itask_abandon(s);
 	drop_held(s);
 	nexus_close(&s->nexus);

@@ -185,6 +185,7 @@ static void end(struct iscsi_task *t)
 	if (!t->scsi.unit_task.aborted && !t->conn->closed && !respond_in_data(t))
 		respond(t);
 	itask_unlist(t);
+	tmf_task_gone(t->session);
 	itask_unref(t);
 }
 
@@ -254,6 +255,35 @@ static void abandon(struct iscsi_task *t)
 	end(t);
 }
 
+void itask_bury(struct iscsi_task *t)
+{
+	data_forget(t);
+	abandon(t);
+}
+
+unsigned itask_bury_waiting(struct iscsi_session *s, const struct iscsi_task *task,
+			    const uint8_t *lun)
+{
+	struct queue all;
+	struct qnode *n;
+	unsigned buried = 0;
+
+	queue_init(&all);
+	queue_splice(&all, &s->read_wait);
+	while ((n = queue_pop(&all)) != NULL) {
+		struct iscsi_task *t = container_of(n, struct iscsi_task, link);
+
+		if ((task != NULL && t != task) ||
+		    (lun != NULL && !scsi_same_lun(t->scsi.lun, lun))) {
+			queue_push(&s->read_wait, n);
+			continue;
+		}
+		itask_bury(t);
+		buried++;
+	}
+	return buried;
+}
+
 /* Tasks that nobody else will end: those that wait to be started, and finished ones that wait for
  * the rest of their Data-Out. */
 void itask_abandon(struct iscsi_session *s)
@@ -273,6 +303,8 @@ void itask_abandon(struct iscsi_session *s)
 const struct scsi_transport iscsi_transport = {
 	.name = "iscsi",
 	.protocol_id = 0x5,
+	/* ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET RESET */
+	.task_management = {0xda, 0},
 	.move = data_move,
 	.cancel_move = data_cancel_move,
 	.finish = finish,

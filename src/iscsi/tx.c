@@ -196,12 +196,18 @@ static int send_some(struct iscsi_conn *c)
 	return 0;
 }
 
+/* For less to be queued: that may have become so without anything being sent. */
+static bool others_wait(const struct iscsi_conn *c)
+{
+	return c->tx.hold != NULL || (c->session != NULL && !queue_empty(&c->session->read_wait));
+}
+
 void tx_flush(struct iscsi_conn *c)
 {
 	struct tx *tx = &c->tx;
 	int err;
 
-	if (tx->nqueued + tx->nwire == 0 && !tx->close_when_sent)
+	if (tx->nqueued + tx->nwire == 0 && !tx->close_when_sent && !others_wait(c))
 		return;
 	if (tx->nwire == 0)
 		tx->progress_ns = loop_now_ns(c->home->loop);
@@ -250,6 +256,7 @@ void tx_drop_segment(struct iscsi_conn *c, struct move_in *m)
 	queue_splice(&tx->ordinary, &keep);
 	while ((q = queue_pop(&drop)) != NULL)
 		drop_pdu(c, container_of(q, struct pdu_out, link));
+	tx_schedule(c);
 }
 
 void tx_purge(struct iscsi_conn *c)
