@@ -12,6 +12,7 @@ from harness import MIB, Spindle, main
 
 import disks
 import iscsi
+import pdu as P
 from disks import (MODE_CHANGED, PROTECTED, READ_ERROR, REPORT_LUNS, SYNCHRONIZE_CACHE, TUR,
                    WRITE_ERROR, Switch, capacity, expect_tur, information, is_protected, log_lines,
                    sense, sessions, wait_tur)
@@ -87,6 +88,52 @@ def test_a_store_hangs():
             s.close()
         other.close()
         assert server.stderr() == "", server.stderr()
+
+
+def expect_reset(s):
+    r = s.command(TUR)
+    assert sense(r) == (6, 0x29, 0x03), r
+    expect_tur(s, None)
+
+
+def test_task_management_while_a_write_hangs():
+    """Functions wait for what hangs, and only those that it concerns; other I/O and logins for nothing."""
+    with Spindle("fault:rule=write@0-4K;hang;while=hung:ram:16M") as server:
+        hung = Switch(server, "hung")
+        a, b = sessions(server, 2)
+        hung.on()
+        data = iscsi.pattern(4096, 3)
+        victim = a.start(iscsi.write10(0, 8), write=data)
+        behind = a.scsi_pdu(iscsi.read10(64, 8), 4096, read=True, attr=2)
+        a.send(behind)  # ORDERED: it waits for the write
+
+        def function(s, what, **more):
+            p = s.request(P.TMF_REQUEST, True, flags=P.FINAL | what, **more)
+            s.send(p)
+            return p
+
+        started = time.monotonic()
+        p = function(a, 1, rtt=behind.itt, refcmdsn=behind.cmdsn)
+        a.expect(P.TMF_RESPONSE, itt=p.itt, response=0)
+        first = function(a, 1, rtt=victim.itt, refcmdsn=victim.cmdsn)
+        reset = function(b, 5, rtt=P.NONE)
+        time.sleep(0.2)
+        a.ping()
+        expect_reset(b)
+        expect_reset(a)
+        write_verify(b, 64, 5)
+        late, = sessions(server, 1, first=5)
+        write_verify(late, 128, 6)
+        late.close()
+        assert time.monotonic() - started < 2
+        a.expect_silence()
+        b.expect_silence()
+        hung.off()
+        a.expect(P.TMF_RESPONSE, itt=first.itt, response=0)
+        b.expect(P.TMF_RESPONSE, itt=reset.itt, response=0)
+        for s in (a, b):
+            expect_tur(s, None)
+            s.close()
 
 
 def test_stops_while_a_store_does_not_say_how_it_is():
