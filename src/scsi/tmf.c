@@ -3,12 +3,12 @@
  * else a reset does there. Apart from task.c because nothing here is on the way of a command.
  *
  *   for each LU:  ABORT --------------------------.
- *                 PUBLISH of the unit attention --+--> PUBLISH or QUIESCE that sets back what clients
- *                 (a reset)                            have set, if they have --> the last LU: done
+ *                 PUBLISH of the unit attention --+--> PUBLISH or QUIESCE for the rest of a reset,
+ *                 and mode parameters (a reset)        if there is any --> the last LU: done
  *
  * The unit attention follows the ABORT to each loop at once: a client whose commands were dropped
  * hears why, however long another's hang in the store. A reservation goes when no command of its
- * holder is left that could still write.
+ * holder is left that could still write, and WCE or SWP come back with a flush behind the last write.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,6 +24,9 @@ struct tmf_part {
 	unsigned waiting; /* operations under way */
 	bool aborting;    /* `abort` is one of them */
 	bool restoring, failed;
+	/* What `tell` found, and leaves to `restore`: others may set it anew as soon as they are told. */
+	uint64_t holder;
+	bool flushes;
 };
 
 /* ---- Victims: on any loop, at any time the same answer ---- */
@@ -112,14 +115,34 @@ static void part_end(struct tmf_part *part)
 
 /* ---- A reset: what clients have set becomes what it was (SAM-5 6.3.3, SPC-4 6.11, SPC-2 5.5) ---- */
 
+static void restore_mode(const struct tmf_part *part, struct unit_view *next)
+{
+	struct lu_state *state = lu_state_edit(next);
+
+	state->mode = state->mode_saved;
+	mode_apply(part->itl->lu, next);
+}
+
+static int edit_tell(struct unit_op *op, struct unit_view *next)
+{
+	struct tmf_part *part = container_of(op, struct tmf_part, tell);
+	const struct lu_state *state = lu_state_of(next);
+
+	part->holder = next->holder;
+	part->flushes = mode_needs_flush(state->mode, state->mode_saved);
+	if (!part->flushes)
+		restore_mode(part, next);
+	return 0;
+}
+
 static int edit_restore(struct unit_op *op, struct unit_view *next)
 {
 	const struct tmf_part *part = container_of(op, struct tmf_part, restore);
-	struct lu_state *state = lu_state_edit(next);
 
-	next->holder = 0;
-	state->mode = state->mode_saved;
-	mode_apply(part->itl->lu, next);
+	if (next->holder == part->holder)
+		next->holder = 0;
+	if (part->flushes)
+		restore_mode(part, next);
 	return 0;
 }
 
@@ -139,10 +162,9 @@ static void flush(struct unit_op *op)
 
 static bool needs_restore(const struct tmf_part *part)
 {
-	const struct unit_view *view = itl_view(part->itl);
-	const struct lu_state *state = lu_state_of(view);
+	const uint64_t holder = itl_view(part->itl)->holder;
 
-	return view->holder != 0 || state->mode != state->mode_saved;
+	return part->flushes || (holder != 0 && holder == part->holder);
 }
 
 static void part_went_on(struct tmf_part *part, int err);
@@ -154,17 +176,16 @@ static void restored(struct unit_op *op, int err)
 
 static void restore(struct tmf_part *part)
 {
-	const struct lu_state *state = itl_state(part->itl);
-
 	part->restoring = true;
 	part->waiting++;
 	part->restore = (struct unit_op){
 		.unit = part->itl->lu->unit,
 		.loop = part->tmf->nexus->loop,
 		.edit = edit_restore,
+		.changes = part->flushes ? LU_CHANGED_MODE : 0,
 		.done = restored,
 	};
-	if (mode_needs_flush(state->mode, state->mode_saved)) {
+	if (part->flushes) {
 		part->restore.act = flush;
 		part->restore.timeout_ns = TASK_DRAIN_NS;
 		unit_quiesce(&part->restore);
@@ -201,11 +222,6 @@ static void told(struct unit_op *op, int err)
 	part_went_on(container_of(op, struct tmf_part, tell), err);
 }
 
-static int edit_nothing(struct unit_op *op, struct unit_view *next)
-{
-	return 0;
-}
-
 static void part_begin(struct tmf_part *part)
 {
 	const struct nexus *n = part->tmf->nexus;
@@ -228,7 +244,7 @@ static void part_begin(struct tmf_part *part)
 	part->tell = (struct unit_op){
 		.unit = unit,
 		.loop = n->loop,
-		.edit = edit_nothing,
+		.edit = edit_tell,
 		.changes = LU_CHANGED_RESET, /* for every nexus, this one as well */
 		.done = told,
 	};

@@ -11,9 +11,9 @@ static struct fx_nexus a, b, far;
 /* Block 0 hangs. */
 #define HANGS "fault:rule=any@0-512;hang:ram:16M"
 
-static int up(void **state)
+static int up_on(const char *spec)
 {
-	fx_up(&fx, HANGS, 512);
+	fx_up(&fx, spec, 512);
 	fx2 = fx;
 	fx2.loop = loop_set_at(fx.set, 1);
 	fx_open(&fx, &a);
@@ -23,6 +23,11 @@ static int up(void **state)
 	fx_take_power_on(&b, 0);
 	fx_take_power_on(&far, 0);
 	return 0;
+}
+
+static int up(void **state)
+{
+	return up_on(HANGS);
 }
 
 static void settle(void)
@@ -525,6 +530,107 @@ static void reservation_goes_with_the_holders_tasks(void **state)
 	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
 }
 
+/* Whoever was told may begin anew, although the function still waits for a victim. */
+static void what_is_set_after_the_unit_attention_stays(void **state)
+{
+	struct fx_task *slow = read_at(&a, 0, 1);
+	struct tmf f;
+
+	begin(&f, &far, SCSI_LU_RESET, 0);
+	was_reset(&b);
+	was_reset(&a);
+	was_reset(&far);
+	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	set_tas(&b);
+	assert_false(f.done);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(slow);
+	assert_int_equal(control_byte_5(&b), 0x40);
+	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+}
+
+/* A disk with a cache: WCE is switched off and saved, switched on, and off again by the reset. */
+static int up_cached(void **state)
+{
+	return up_on("fault:volatile=on:ram:16M");
+}
+
+struct saved {
+	struct unit_op op;
+	sem_t sem;
+};
+
+static int edit_saved(struct unit_op *op, struct unit_view *next)
+{
+	lu_state_edit(next)->mode_saved &= ~(1u << MODE_WCE);
+	return 0;
+}
+
+static void saved_done(struct unit_op *op, int err)
+{
+	sem_post(&container_of(op, struct saved, op)->sem);
+}
+
+static void saved_run(void *arg)
+{
+	struct saved *s = arg;
+
+	s->op = (struct unit_op){
+		.unit = fx.units[0], .loop = fx.loop, .edit = edit_saved, .done = saved_done};
+	unit_publish(&s->op);
+}
+
+static void save_wce_off(void)
+{
+	struct saved s;
+
+	sem_init(&s.sem, 0, 0);
+	fx_call(&fx, saved_run, &s);
+	fx_wait(&s.sem);
+	sem_destroy(&s.sem);
+}
+
+static uint8_t wce(struct fx_nexus *n)
+{
+	struct fx_task *ft = FX_CMD(n, 255, 0x1a, 8, 0x08, 0, 255, 0);
+	const uint8_t bit = ft->data[4 + 2] & 4;
+
+	fx_good(ft);
+	fx_task_free(ft);
+	return bit;
+}
+
+static void write_cache_goes_off_behind_a_flush(void **state)
+{
+	struct fx_task *ft;
+
+	save_wce_off();
+	assert_int_equal(wce(&a), 4);
+	run(&far, SCSI_LU_RESET, 0);
+	ft = FX_CMD(&b, 0, 0, 0, 0, 0, 0, 0);
+	fx_sense(ft, 0x6, 0x29, 0x03);
+	fx_task_free(ft);
+	take_mode_changed(&b);
+	assert_int_equal(wce(&b), 0);
+}
+
+static int up_failing(void **state)
+{
+	return up_on("fault:volatile=on,rule=flush;eio:ram:16M");
+}
+
+static void write_cache_stays_on_where_the_flush_fails(void **state)
+{
+	struct tmf f;
+
+	save_wce_off();
+	begin(&f, &far, SCSI_LU_RESET, 0);
+	end(&f, SCSI_TMF_FAILED);
+	was_reset(&a);
+	assert_int_equal(wce(&a), 4);
+}
+
 static void target_reset_is_of_every_lu(void **state)
 {
 	struct fx_task *ft = read_at(&b, 0, 1);
@@ -595,6 +701,11 @@ int main(void)
 		TEST(there_may_be_no_logical_unit),
 		TEST(mode_parameters_go_back),
 		TEST(reservation_goes_with_the_holders_tasks),
+		TEST(what_is_set_after_the_unit_attention_stays),
+		cmocka_unit_test_setup_teardown(write_cache_goes_off_behind_a_flush, up_cached,
+						down),
+		cmocka_unit_test_setup_teardown(write_cache_stays_on_where_the_flush_fails,
+						up_failing, down),
 		TEST(target_reset_is_of_every_lu),
 		TEST(others_are_told_where_tas_is_set),
 		TEST(own_tasks_are_silent_with_tas),
