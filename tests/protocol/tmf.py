@@ -196,6 +196,21 @@ def data_out_that_never_comes_is_not_awaited_for_long(server):
 
 
 @case
+def data_out_that_is_half_there_when_the_time_is_up(server):
+    with session(server) as s:
+        p, r2t, data = waiting_write(s, 512)
+        f = tmf(s, ABORT_TASK_SET)
+        n = min(s.target_dsl, len(data))
+        out = s.data_out(p, r2t.ttt, 0, 0, data[:n], False).pack()
+        s.send_raw(out[:n // 2])
+        answered(s, f)
+        s.send_raw(out[n // 2:])
+        s.send_burst(p, r2t.ttt, data, n, len(data) - n)
+        s.write(0, data)
+        assert s.read(0, 512) == data
+
+
+@case
 def unsolicited_data_of_an_aborted_task(server):
     with session(server, keys={"InitialR2T": "No"}) as s:
         if s.params["InitialR2T"] != "No":

@@ -413,19 +413,28 @@ static void later_tasks_are_no_victims(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
 		struct tmf f = {
 			.t = {.nexus = &far.nexus, .function = all[i], .tag = 5, .done = tmf_done}};
-		struct both both = {&f, fx_rw(&far, 0x28, 9, 1)};
+		struct both both = {&f, fx_rw(&far, 0x2a, 9, 1)};
 
 		sem_init(&f.sem, 0, 0);
 		both.later->t.tag = 5;
-		fx_expect_in(both.later, 512);
+		fx_expect_out(both.later, 512);
+		both.later->moves = FX_HOLD; /* it is still there when the ABORT comes */
 		fx_call(&fx2, tmf_then_task, &both);
 		end(&f, SCSI_TMF_COMPLETE);
-		good(both.later);
-		if (all[i] == SCSI_LU_RESET)
-			was_reset(&far);
+		settle();
+		assert_int_equal(both.later->nheld, 1);
+		fx_release(&fx2, both.later);
+		if (all[i] == SCSI_ABORT_TASK || all[i] == SCSI_ABORT_TASK_SET) {
+			good(both.later);
+			continue;
+		}
+		/* It lives, and has not written yet: it hears of the reset. */
+		fx_finish_wait(both.later);
+		fx_sense(both.later, 0x6, 0x29, 0x03);
+		fx_task_free(both.later);
+		tur_good(&far);
 	}
 	was_reset(&a);
-	was_reset(&far);
 }
 
 static void second_function_waits_as_well(void **state)
@@ -646,6 +655,11 @@ static void target_reset_is_of_every_lu(void **state)
 	was_reset(&far);
 }
 
+struct lun {
+	struct scsi_lun_op op;
+	sem_t sem;
+};
+
 /* ---- TAS: who is told ---- */
 
 static void others_are_told_where_tas_is_set(void **state)
@@ -686,6 +700,40 @@ static void own_tasks_are_silent_with_tas(void **state)
 	was_reset(&far);
 }
 
+static void lun_changed(struct scsi_lun_op *op, int err)
+{
+	sem_post(&container_of(op, struct lun, op)->sem);
+}
+
+static void lun_run(void *arg)
+{
+	struct lun *l = arg;
+
+	l->op = (struct scsi_lun_op){
+		.target = fx.target, .lun = 0, .loop = fx.loop, .done = lun_changed};
+	scsi_target_change_lun(&l->op);
+}
+
+/* The victim is of a nexus that follows at once; who asked stays until the answer. */
+static void lun_goes_under_a_function(void **state)
+{
+	struct fx_task *slow = read_at(&a, 0, 1);
+	struct lun l;
+	struct tmf f;
+
+	begin(&f, &far, SCSI_LU_RESET, 0);
+	sem_init(&l.sem, 0, 0);
+	fx_call(&fx, lun_run, &l);
+	settle();
+	assert_false(f.done);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	fx_wait(&l.sem);
+	sem_destroy(&l.sem);
+	fx_finish_wait(slow);
+	fx_task_free(slow);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, up, down)
 
 int main(void)
@@ -709,6 +757,7 @@ int main(void)
 		TEST(target_reset_is_of_every_lu),
 		TEST(others_are_told_where_tas_is_set),
 		TEST(own_tasks_are_silent_with_tas),
+		TEST(lun_goes_under_a_function),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
