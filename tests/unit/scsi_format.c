@@ -420,7 +420,7 @@ static void one_at_a_time(void **state)
 	for (unsigned i = 0; i < 10; i++) {
 		struct fx_task *x, *y, *lost;
 
-		job_up("fault:rule=write;delay=100ms:ram:8M", 512);
+		job_up("fault:rule=write;delay=20ms:ram:8M", 512);
 		x = overwrite_new(&a, 0, 1, "\xaa", 1);
 		y = overwrite_new(&b, 0, 1, "\xbb", 1);
 		fx_submit(&fx, x);
