@@ -36,6 +36,11 @@ uint64_t monotonic_ns(void)
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
+uint64_t loop_set_clock_ns(const struct loop_set *set)
+{
+	return monotonic_ns();
+}
+
 /* ---- Sources --------------------------------------------------------------------------------- */
 
 static int source_ctl(struct loop *loop, int op, int fd, struct loop_source *src, uint32_t events)

@@ -68,6 +68,8 @@ unsigned loop_index(const struct loop *loop);
 struct loop_set *loop_set_of(const struct loop *loop);
 /* CLOCK_MONOTONIC as read when the loop last woke or began a batch of completions: free to ask. */
 uint64_t loop_now_ns(const struct loop *loop);
+/* The same clock, read now: for who is on no loop of the set. Any thread, also before it runs. */
+uint64_t loop_set_clock_ns(const struct loop_set *set);
 
 /* ---- Messages -------------------------------------------------------------------------------- */
 

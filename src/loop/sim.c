@@ -533,6 +533,11 @@ struct loop_set *loop_set_of(const struct loop *loop)
 	return loop->set;
 }
 
+uint64_t loop_set_clock_ns(const struct loop_set *set)
+{
+	return set->now_ns;
+}
+
 uint64_t loop_now_ns(const struct loop *loop)
 {
 	return loop->set->now_ns;

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "scsi/impl.h"
 
@@ -24,12 +23,9 @@ static void store(uint64_t *at, uint64_t n)
 	__atomic_store_n(at, n, __ATOMIC_RELAXED);
 }
 
-static uint64_t now_ns(void)
+static uint64_t now_ns(const struct scsi_lu *lu)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	return loop_set_clock_ns(loop_set_of(unit_steward(lu->unit)));
 }
 
 int counts_create(struct scsi_lu *lu)
@@ -40,7 +36,7 @@ int counts_create(struct scsi_lu *lu)
 	if (lu->counts == NULL)
 		return -ENOMEM;
 	memset(lu->counts, 0, bytes);
-	lu->counts_from_ns = now_ns();
+	lu->counts_from_ns = now_ns(lu);
 	return 0;
 }
 
@@ -110,7 +106,7 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 
 	unit_stats_read(lu->unit, &s);
 	out[COUNT_WRITE_BYTES] = s.op[IO_WRITE].bytes + s.op[IO_ZERO].bytes;
-	out[COUNT_IDLE_NS] = less(now_ns(), lu->counts_from_ns + s.busy_ns);
+	out[COUNT_IDLE_NS] = less(now_ns(lu), lu->counts_from_ns + s.busy_ns);
 	out[COUNT_WRITE_NS] = s.op[IO_WRITE].total_ns + s.op[IO_ZERO].total_ns;
 	/* What was read to be verified is told there. */
 	out[COUNT_READ_BYTES] = less(s.op[IO_READ].bytes, out[COUNT_VERIFY_BYTES]);

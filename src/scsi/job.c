@@ -24,7 +24,6 @@
 #include "scsi/job.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 #define CHECKPOINT_NS UINT64_C(10000000000) /* how often the position is kept */
 #define RETRY_NS      UINT64_C(1000000000)
@@ -588,14 +587,12 @@ bool job_test_sense(const struct scsi_lu *lu, struct sense_data *sense)
 int job_create(struct scsi_lu *lu)
 {
 	struct lu_job *job = calloc(1, sizeof(*job));
-	struct timespec now;
 
 	if (job == NULL)
 		return -ENOMEM;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	job->created_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 	job->lu = lu;
 	job->loop = unit_steward(lu->unit);
+	job->created_ns = loop_set_clock_ns(loop_set_of(job->loop));
 	list_init(&job->deferred);
 	loop_timer_init(&job->timer, job->loop, timer_fired);
 	lu->job = job;

@@ -5,8 +5,6 @@
  */
 #include "unit/impl.h"
 
-#include <time.h>
-
 /* Buckets count in quarters of a microsecond: four steps for each doubling. */
 #define TICK_NS 250
 
@@ -80,17 +78,9 @@ static void sum_up(struct unit_op_stats *out, const struct unit_op_stats *in)
 		out->latency[b] += __atomic_load_n(&in->latency[b], __ATOMIC_RELAXED);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 void unit_stats_read(const struct unit *u, struct unit_stats *out)
 {
-	const uint64_t now = now_ns();
+	const uint64_t now = loop_set_clock_ns(u->set);
 
 	*out = (struct unit_stats){.op = {{0}}};
 	for (unsigned i = 0; i < u->nloops; i++) {
