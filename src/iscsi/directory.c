@@ -2,14 +2,16 @@
  * The session directory: which sessions exist, by (target, initiator name, ISID), and where they
  * live. Owned by loop 0, which serialises logins with equal keys; other loops ask by messages.
  *
- *   PENDING ---- claim ----> CLAIMING ---- no other one is granted ----> GRANTED ---- gone
+ *   PENDING -- claim --> CLAIMING -- no other one is granted --> GRANTED -- left --> LEFT -- gone
  *
  * Of logins that are not granted yet with one key the newest counts: it sends the older ones away
  * as soon as it is admitted. Where logins must authenticate they leave each other alone until they
  * claim: a stranger ends no login of another. A granted session is sent away when the newest
  * claims, that is when its login is complete and, where that is asked for, authenticated
- * (reinstatement, RFC 7143 6.3.5). The claim is answered when the old session is gone, so two of
- * them never reach a unit at once.
+ * (reinstatement, RFC 7143 6.3.5). The claim is answered when the old session has left: its connection
+ * is closed and its tasks are being aborted. What a store still holds of it is waited for at the unit
+ * that is concerned, by the nexus that follows (scsi/nexus.c), and not here. For that both are on one
+ * loop: sessions with one key share it for as long as there is any.
  */
 #include "iscsi/impl.h"
 
@@ -193,7 +195,7 @@ void directory_claim(struct iscsi_session *s)
 
 /* ---- The end of a session ---- */
 
-/* Somebody may have waited for it; a waiting one that was sent away must be told as well. */
+/* Somebody may have waited for it. */
 static void wake_waiting(struct directory *d, struct iscsi_session *s)
 {
 	list_for_each (pos, bucket_of(d, s)) {
@@ -204,6 +206,20 @@ static void wake_waiting(struct directory *d, struct iscsi_session *s)
 	}
 }
 
+static void run_left(struct loop_msg *msg)
+{
+	struct iscsi_session *s = container_of(msg, struct iscsi_session, dir.left_msg);
+
+	s->dir.state = DIRECTORY_LEFT;
+	wake_waiting(&s->server->directory, s);
+}
+
+void directory_left(struct iscsi_session *s)
+{
+	s->dir.left_msg.run = run_left;
+	loop_post(loop_set_at(s->server->set, 0), &s->dir.left_msg);
+}
+
 static void run_gone(struct loop_msg *msg)
 {
 	struct iscsi_session *s = container_of(msg, struct iscsi_session, up);
@@ -212,7 +228,7 @@ static void run_gone(struct loop_msg *msg)
 	list_remove(&s->dir.all);
 	list_remove(&s->dir.same);
 	i->directory.load[loop_index(s->home->loop)]--;
-	if (s->dir.state != DIRECTORY_GRANTED)
+	if (s->dir.state < DIRECTORY_GRANTED)
 		i->nlogins--;
 	wake_waiting(&i->directory, s);
 	s->down.run = run_bye;
@@ -270,9 +286,16 @@ int directory_kick_others(struct iscsi_session *s, enum kick why)
 
 /* ---- Admission ---- */
 
-static struct iscsi_loop *least_loaded(struct iscsi *i)
+/* Where others with its key are; else the least loaded one. Discovery stays where it came. */
+static struct iscsi_loop *choose_home(struct iscsi *i, const struct iscsi_session *s)
 {
 	unsigned best = 0;
+
+	if (s->target == NULL)
+		return &i->loops[0];
+	list_for_each (pos, bucket_of(&i->directory, s))
+		if (same_key(of_bucket(pos), s))
+			return of_bucket(pos)->home;
 
 	for (unsigned n = 1; n < i->nloops; n++)
 		if (i->directory.load[n] < i->directory.load[best])
@@ -285,7 +308,8 @@ static enum iscsi_login_status judge_tsih(struct directory *d, const struct iscs
 					  uint16_t tsih)
 {
 	list_for_each (pos, bucket_of(d, s))
-		if (of_bucket(pos)->tsih == tsih && same_key(of_bucket(pos), s))
+		if (of_bucket(pos)->tsih == tsih && of_bucket(pos)->dir.state != DIRECTORY_LEFT &&
+		    same_key(of_bucket(pos), s))
 			return ISCSI_LOGIN_TOO_MANY_CONNECTIONS;
 	return ISCSI_LOGIN_NO_SESSION;
 }
@@ -295,7 +319,7 @@ static void supersede_older(struct directory *d, struct iscsi_session *s)
 	list_for_each (pos, bucket_of(d, s)) {
 		struct iscsi_session *other = of_bucket(pos);
 
-		if (other == s || other->dir.state == DIRECTORY_GRANTED || !same_key(s, other))
+		if (other == s || other->dir.state >= DIRECTORY_GRANTED || !same_key(s, other))
 			continue;
 		kick(other, KICK_SUPERSEDED);
 		if (other->dir.state == DIRECTORY_CLAIMING)
@@ -309,10 +333,8 @@ enum iscsi_login_status directory_admit(struct iscsi_conn *c, struct iscsi_targe
 {
 	struct iscsi *i = c->server;
 	struct directory *d = &i->directory;
-	struct iscsi_loop *home = target != NULL ? least_loaded(i) : &i->loops[0];
-	struct iscsi_session *s;
+	struct iscsi_session *s = session_create(i);
 
-	s = session_create(i, home);
 	if (s == NULL)
 		return ISCSI_LOGIN_OUT_OF_RESOURCES;
 	s->target = target;
@@ -326,10 +348,11 @@ enum iscsi_login_status directory_admit(struct iscsi_conn *c, struct iscsi_targe
 	}
 	s->exp_cmd_sn = be32_get(request->cmd_sn);
 	s->max_cmd_sn = s->exp_cmd_sn - 1;
+	s->home = choose_home(i, s);
 	s->dir.state = DIRECTORY_PENDING;
 	list_push_back(&d->all, &s->dir.all);
 	list_push_back(bucket_of(d, s), &s->dir.same);
-	d->load[loop_index(home->loop)]++;
+	d->load[loop_index(s->home->loop)]++;
 	if (target != NULL && i->auth.nusers == 0)
 		supersede_older(d, s);
 	list_remove(&c->link);

@@ -244,8 +244,9 @@ struct text {
 /*
  *   LOGIN -> CLAIMING -> OPENING -> UP -> CLOSING -> GONE
  *
- * LOGIN: its leading connection negotiates. CLAIMING: the directory is asked for a TSIH, and ends
- * an older session with the same name first. OPENING: the nexus attaches. CLOSING: its tasks end.
+ * LOGIN: its leading connection negotiates. CLAIMING: the directory is asked for a TSIH, and closes
+ * the connection of an older session with the same name first. OPENING: the nexus attaches. CLOSING:
+ * its tasks end, which takes as long as a store takes that has one; who comes back does not wait.
  */
 enum session_state {
 	SESSION_LOGIN,
@@ -256,7 +257,8 @@ enum session_state {
 	SESSION_GONE,
 };
 
-enum directory_state { DIRECTORY_PENDING, DIRECTORY_CLAIMING, DIRECTORY_GRANTED };
+/* In this order. */
+enum directory_state { DIRECTORY_PENDING, DIRECTORY_CLAIMING, DIRECTORY_GRANTED, DIRECTORY_LEFT };
 
 enum kick { KICK_SUPERSEDED, KICK_REINSTATED, KICK_DRAIN, KICK_RESET };
 
@@ -294,7 +296,7 @@ struct iscsi_session {
 		struct list all, same; /* of all sessions; in a bucket */
 		enum directory_state state;
 		bool kicked, departed; /* sent away; not on loop 0 any more, or there for good */
-		struct loop_msg kick_msg;
+		struct loop_msg kick_msg, left_msg;
 		enum kick kick;
 	} dir;
 };
@@ -412,6 +414,9 @@ enum iscsi_login_status directory_admit(struct iscsi_conn *c, struct iscsi_targe
 void directory_departed(struct iscsi_session *s);
 /* On the session's loop: asks for a TSIH; session_claimed() is the answer. */
 void directory_claim(struct iscsi_session *s);
+/* On the session's loop, and before `gone`: its connection is closed and its nexus closes. Another one
+ * with its name may come. */
+void directory_left(struct iscsi_session *s);
 /* On the session's loop: it has ended; it is freed by and by. */
 void directory_gone(struct iscsi_session *s);
 /* On the session's loop: what held its memory there has let go. */
@@ -446,7 +451,7 @@ int chap_response(const struct chap_algorithm *algorithm, uint8_t id, const char
 		  const uint8_t *challenge, size_t len_bytes, uint8_t out[CHAP_DIGEST_MAX]);
 
 /* session.c */
-struct iscsi_session *session_create(struct iscsi *i, struct iscsi_loop *home);
+struct iscsi_session *session_create(struct iscsi *i);
 void session_free(struct iscsi_session *s);
 /* On its loop, once: it has moved there. */
 void session_arrived(struct iscsi_session *s);

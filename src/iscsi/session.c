@@ -150,14 +150,13 @@ static void drop_held(struct iscsi_session *s)
 
 /* ---- Life ---- */
 
-struct iscsi_session *session_create(struct iscsi *i, struct iscsi_loop *home)
+struct iscsi_session *session_create(struct iscsi *i)
 {
 	struct iscsi_session *s = calloc(1, sizeof(*s));
 
 	if (s == NULL)
 		return NULL;
 	s->server = i;
-	s->home = home;
 	s->state = SESSION_LOGIN;
 	list_init(&s->conns);
 	list_init(&s->held);
@@ -202,8 +201,6 @@ static void gone(struct iscsi_session *s)
 {
 	s->state = SESSION_GONE;
 	loop_timer_stop(&s->drain_timer);
-	if (s->was_up)
-		log_session(s, "session-down", s->why);
 	directory_gone(s);
 }
 
@@ -327,6 +324,8 @@ void session_end(struct iscsi_session *s, const char *why)
 	s->ending = true;
 	if (s->why == NULL)
 		s->why = why;
+	if (s->was_up)
+		log_session(s, "session-down", s->why);
 	tmf_abandon(s);
 	itask_abandon(s);
 	drop_held(s);
@@ -339,16 +338,20 @@ void session_end(struct iscsi_session *s, const char *why)
 	case SESSION_OPENING:
 	case SESSION_UP:
 		s->state = SESSION_CLOSING;
-		if (s->target != NULL && !s->nexus_closed)
+		if (s->target != NULL && !s->nexus_closed) {
 			nexus_close(&s->nexus);
-		else
+			directory_left(s);
+		} else {
 			gone(s);
+		}
 		break;
 	case SESSION_CLOSING: /* a logout: nexus_closed() is still to come, unless it came */
 		pdu_free(s->home, s->farewell);
 		s->farewell = NULL;
 		if (s->nexus_closed)
 			gone(s);
+		else
+			directory_left(s);
 		break;
 	case SESSION_GONE:
 		break;

@@ -218,13 +218,17 @@ struct scsi_itl {
 	unsigned running;    /* tasks that passed it and have not ended */
 	unsigned barriers;   /* of these, ORDERED and HEAD OF QUEUE */
 	struct list waiting; /* tasks, oldest first */
-	bool draining;       /* `drain` is under way */
+	struct list
+		awaits; /* of earlier nexuses of the same ports; none passes before they are gone */
+	bool draining;  /* `drain` is under way */
 	/* It is gone for commands: no new task comes. */
 	bool leaving;
 	bool begins; /* the nexus is opened when it is attached, and others are */
 	enum itl_state state;
 	struct loop_msg drain;
-	struct list link; /* in the nexus */
+	struct list link;    /* in the nexus */
+	struct list awaited; /* in follower->awaits */
+	struct scsi_itl *follower;
 	uint16_t lun;
 	struct lun_part *part; /* the change that waits for it */
 	/* At the end nothing may fail: what that needs is there from the start, or from the moment that
@@ -286,6 +290,8 @@ bool order_enter(struct scsi_task *task);
 /* It ends, or stops waiting. */
 void order_leave(struct scsi_task *task);
 void order_init(struct scsi_itl *itl);
+/* Those that wait and may go on do so, later. */
+void order_drain(struct scsi_itl *itl);
 /* Nothing runs or moves at it any more, perhaps; if it is leaving, it may be freed in here. */
 void itl_settle(struct scsi_itl *itl);
 

@@ -8,6 +8,10 @@
  *                   |            then        reservation,  or moves
  *               in nexus.luns    `leaving`: no longer there
  *
+ * A nexus whose two ports had another one before finds that at its units, on the same loop, as long as
+ * a task of it is in a store, perhaps in one that hangs. No task passes the ordering barrier of such a
+ * unit before those are gone; the nexus itself is open, and its other units are at work.
+ *
  * Whatever ends looks whether that was the last thing somebody waited for: itl_settle() for one LU,
  * nexus_settle() for all. The nexus may be gone after either.
  */
@@ -34,6 +38,25 @@ static int make_id(uint64_t *id)
 
 static void nexus_settle(struct nexus *n);
 
+static void stop_awaiting(struct scsi_itl *itl)
+{
+	if (itl->follower == NULL)
+		return;
+	list_remove(&itl->awaited);
+	if (list_empty(&itl->follower->awaits))
+		order_drain(itl->follower);
+	itl->follower = NULL;
+}
+
+/* It leaves before those that it waited for. */
+static void await_nobody(struct scsi_itl *itl)
+{
+	list_for_each_safe (pos, &itl->awaits) {
+		list_remove(pos);
+		list_entry(pos, struct scsi_itl, awaited)->follower = NULL;
+	}
+}
+
 void itl_destroy(struct scsi_itl *itl)
 {
 	if (itl == NULL)
@@ -50,6 +73,8 @@ static void itl_forget(struct scsi_itl *itl)
 	struct nexus *n = itl->nexus;
 
 	list_remove(&itl->link);
+	stop_awaiting(itl);
+	await_nobody(itl);
 	if (itl->part != NULL)
 		lun_part_end(itl->part);
 	itl_destroy(itl);
@@ -157,6 +182,24 @@ static void itl_appeared(struct scsi_itl *itl)
 	lun_part_end(part);
 }
 
+static bool same_ports(const struct nexus *a, const struct nexus *b)
+{
+	return a->target == b->target && a->target_port == b->target_port &&
+	       strcmp(a->initiator, b->initiator) == 0;
+}
+
+/* One that the last nexus of these ports awaits is awaited by this one now. */
+static void await(struct unit_attach *a, void *arg)
+{
+	struct scsi_itl *earlier = container_of(a, struct scsi_itl, attach), *itl = arg;
+
+	if (!earlier->leaving || earlier == itl || !same_ports(earlier->nexus, itl->nexus))
+		return;
+	list_remove(&earlier->awaited);
+	list_push_back(&itl->awaits, &earlier->awaited);
+	earlier->follower = itl;
+}
+
 static void attached(struct unit_attach *a, int err)
 {
 	struct scsi_itl *itl = container_of(a, struct scsi_itl, attach);
@@ -177,6 +220,7 @@ static void attached(struct unit_attach *a, int err)
 	if (itl->leaving) {
 		itl_abort(itl);
 	} else {
+		unit_visit_attached(a->channel, await, itl);
 		n->luns[itl->lun] = itl;
 		if (itl->part != NULL)
 			itl_appeared(itl);
@@ -218,6 +262,7 @@ struct scsi_itl *itl_create(struct nexus *n, uint16_t lun, struct scsi_lu *lu)
 		return NULL;
 	}
 	list_init(&itl->link);
+	list_init(&itl->awaited);
 	order_init(itl);
 	ua_add(itl, UA_POWER_ON);
 	return itl;

@@ -5,6 +5,9 @@
  *   HEAD OF QUEUE  passes at once
  *   SIMPLE         waits for older ORDERED and HEAD OF QUEUE tasks to end
  *   ORDERED        waits for all older tasks to end
+ *
+ * Nothing passes while an earlier nexus of the same two ports still has a task in the store (nexus.c):
+ * what that writes must not come behind what is written now.
  */
 #include "scsi/impl.h"
 
@@ -16,6 +19,8 @@ static bool blocks_others(enum scsi_attr attr)
 /* Past those that run; who waits is the caller's to look at. */
 static bool may_pass(const struct scsi_itl *itl, enum scsi_attr attr)
 {
+	if (!list_empty(&itl->awaits))
+		return false;
 	switch (attr) {
 	case SCSI_HEAD_OF_QUEUE:
 		return true;
@@ -59,6 +64,15 @@ void order_init(struct scsi_itl *itl)
 	itl->draining = false;
 	itl->drain.run = drain;
 	list_init(&itl->waiting);
+	list_init(&itl->awaits);
+}
+
+void order_drain(struct scsi_itl *itl)
+{
+	if (itl->draining)
+		return;
+	itl->draining = true;
+	loop_defer(itl->nexus->loop, &itl->drain);
 }
 
 bool order_enter(struct scsi_task *task)
@@ -70,7 +84,10 @@ bool order_enter(struct scsi_task *task)
 		pass(itl, task);
 		return true;
 	}
-	list_push_back(&itl->waiting, &task->link);
+	if (task->attr == SCSI_HEAD_OF_QUEUE)
+		list_push_front(&itl->waiting, &task->link);
+	else
+		list_push_back(&itl->waiting, &task->link);
 	return false;
 }
 
@@ -84,8 +101,6 @@ void order_leave(struct scsi_task *task)
 		itl->running--;
 		itl->barriers -= task->barrier;
 	}
-	if ((list_empty(&itl->waiting) && !itl->leaving) || itl->draining)
-		return;
-	itl->draining = true;
-	loop_defer(itl->nexus->loop, &itl->drain);
+	if (!list_empty(&itl->waiting) || itl->leaving)
+		order_drain(itl);
 }

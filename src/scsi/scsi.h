@@ -134,7 +134,8 @@ struct nexus {
 };
 
 /* Attaches to all units of the target; `opened` comes later, with 0 or -errno (then it is closed).
- * The transport fills what is above "private". */
+ * The transport fills what is above "private". One of the same two ports may be closing, on the same
+ * loop: where a task of that is still in a store, tasks of this one wait for it. */
 void nexus_open(struct nexus *n);
 /* The nexus is lost: all its tasks are aborted; each ends by `finish`; then it detaches, and
  * `closed` comes last, never on the caller's stack, and when no segment of memory that a store has

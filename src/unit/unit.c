@@ -141,6 +141,13 @@ void unit_detach(struct unit_attach *a)
 	list_remove(&a->link);
 }
 
+void unit_visit_attached(const struct channel *c, void (*visit)(struct unit_attach *a, void *arg),
+			 void *arg)
+{
+	list_for_each (pos, &c->attached)
+		visit(list_entry(pos, struct unit_attach, link), arg);
+}
+
 void channel_joined(struct channel *c)
 {
 	struct list *pos;

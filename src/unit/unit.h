@@ -151,6 +151,10 @@ struct unit_attach {
 void unit_attach(struct unit *u, struct unit_attach *a);
 /* On a->loop, after `attached`; none of its tasks is left. It is forgotten at once. */
 void unit_detach(struct unit_attach *a);
+/* On the channel's loop: all that are attached to the unit there, the oldest first. `visit` attaches and
+ * detaches none. */
+void unit_visit_attached(const struct channel *c, void (*visit)(struct unit_attach *a, void *arg),
+			 void *arg);
 
 /* ---- Tasks and their I/O
  * ------------------------------------------------------------------------------------- */

@@ -4,12 +4,12 @@ of a command says then."""
 
 import contextlib
 import os
-import threading
 import time
 
 import pdu as P
 from common import Spindle, case, main
-from iscsi import ISID, Closed, login, pattern, read10, serial_lt, write10
+from iscsi import (ISID, Closed, inquiry, login, pattern, read10, serial_lt, test_unit_ready,
+                   write10)
 
 MIB = 1 << 20
 HANGS = "fault:rule={ops};hang;while=hung:ram:16M"
@@ -134,27 +134,141 @@ def too_many_immediate_commands(_):
             s.settle()
 
 
+def hung_write(s, seed=1, lba=0):
+    p = s.start(write10(lba, 8), write=pattern(4096, seed))
+    time.sleep(0.1)
+    return p
+
+
+def successor(server, **more):
+    """A session that takes the place of the one whose write hangs: it is there at once."""
+    s = login(server.portals[0], server.iqn(), **more)
+    s.ping()
+    s.good(s.command(inquiry(), read=96))
+    return s
+
+
+def attention(s, p):
+    """The command whose turn it was first hears of the new nexus."""
+    sense_is(s.finish(p), 6, 0x29, 0)
+
+
 @case
 def replaced_while_a_write_hangs(_):
-    """The old session's write is in the store and cannot be recalled. Whether the new login waits
-    for it or not, no byte of the old write shows up over what the new session wrote."""
+    """The login does not wait for what is in the store, and what it writes comes behind that."""
     with hanging("write") as (server, hang, release):
         with session(server) as old:
             hang()
-            old.start(write10(0, 8), write=pattern(4096, 1))
-            time.sleep(0.1)
-            later = threading.Timer(0.5, release)
-            later.start()
-            with login(server.portals[0], server.iqn()) as new:
-                new.ping()
+            hung_write(old)
+            with successor(server) as new:
+                assert old.is_closed()
+                first = new.start(test_unit_ready())
                 p = new.start(write10(0, 8), write=pattern(4096, 2))
-                r = new.finish(p)
-                if r.status == 2 and r.sense_key == 6:  # the new nexus's unit attention
-                    new.settle()
-                    new.write(0, pattern(4096, 2))
-                later.join()
+                new.expect_silence(0.5)
+                new.ping()
+                release()
+                attention(new, first)
+                new.good(new.finish(p))
                 time.sleep(0.2)
                 assert new.read(0, 8) == pattern(4096, 2), "the old write came after the new one"
+
+
+@case
+def replaced_again_and_again_while_a_write_hangs(_):
+    """Those in the middle leave nothing behind, and none of their writes gets through."""
+    with hanging("write") as (server, hang, release):
+        old = session(server)
+        hang()
+        hung_write(old)
+        for i in range(1, 20):
+            with successor(server) as s:
+                s.start(write10(8 * i, 8), write=pattern(4096, i))
+                s.ping()
+        with successor(server) as last:
+            p = last.start(test_unit_ready())
+            last.expect_silence()
+            release()
+            attention(last, p)
+            assert last.read(0, 8) == pattern(4096, 1)
+            assert last.read(8, 19 * 8) == bytes(19 * 4096)
+        old.close()
+
+
+@case
+def lost_while_a_write_hangs(_):
+    """Nobody replaces it: its connection is simply gone. It comes back, and so does its data."""
+    with hanging("write") as (server, hang, release):
+        old = session(server)
+        hang()
+        hung_write(old)
+        old.close()
+        time.sleep(0.2)
+        with successor(server) as new:
+            p = new.start(read10(0, 8), read=4096)
+            new.expect_silence()
+            release()
+            attention(new, p)
+            assert new.read(0, 8) == pattern(4096, 1)
+
+
+@case
+def replaced_during_a_logout_that_hangs(_):
+    """The response would say that all is over: it does not come. The next session does."""
+    with hanging("write") as (server, hang, release):
+        with session(server) as old:
+            hang()
+            hung_write(old)
+            old.send(old.request(P.LOGOUT_REQUEST, immediate=True, cid=0))
+            old.expect_silence()
+            with successor(server) as new:
+                assert old.is_closed()
+                p = new.start(test_unit_ready())
+                new.expect_silence()
+                release()
+                attention(new, p)
+                assert new.read(0, 8) == pattern(4096, 1)
+
+
+@case
+def others_are_not_held_up_by_a_hung_write(_):
+    """Other initiator ports read, write elsewhere and come and go, whoever's write hangs; so do other
+    disks, and functions that are about other tasks."""
+    with hanging("write", more=("ram:8M",)) as (server, hang, release):
+        with session(server) as old, session(server, isid=ISID + 1) as other, \
+                session(server, 1) as elsewhere:
+            other.write(64, pattern(4096, 5))
+            hang()
+            p = hung_write(old)
+            assert other.read(64, 8) == pattern(4096, 5)
+            elsewhere.write(0, pattern(4096, 6))
+            assert elsewhere.read(0, 8) == pattern(4096, 6)
+            q = hung_write(other, 7, 128)
+            f = other.request(P.TMF_REQUEST, True, flags=P.FINAL | 1, rtt=q.itt - 1, refcmdsn=0)
+            other.send(f)
+            other.expect(P.TMF_RESPONSE, itt=f.itt, response=1)
+            with session(server, isid=ISID + 2) as third:
+                assert third.read(64, 8) == pattern(4096, 5)
+            release()
+            old.good(old.finish(p))
+            other.good(other.finish(q))
+
+
+@case
+def reset_waits_for_what_hangs_of_an_earlier_session(_):
+    with hanging("write") as (server, hang, release):
+        old = session(server)
+        hang()
+        hung_write(old)
+        with successor(server) as new:
+            f = new.request(P.TMF_REQUEST, True, flags=P.FINAL | 5, rtt=P.NONE)
+            new.send(f)
+            new.expect_silence(0.5)
+            new.ping()
+            release()
+            new.expect(P.TMF_RESPONSE, itt=f.itt, response=0)
+            new.settle()
+            assert new.read(0, 8) == pattern(4096, 1)
+        old.close()
 
 
 @case

@@ -305,7 +305,7 @@ static void test_hold(void **state)
 {
 	static const unsigned order[] = {5, 2, 9, 3, 3, 1, 8, 4, 2, 7, 6};
 	struct iscsi *i = calloc(1, sizeof(*i));
-	struct iscsi_session *s = session_create(i, NULL);
+	struct iscsi_session *s = session_create(i);
 	struct held_pdu *h;
 
 	assert_non_null(s);
