@@ -23,7 +23,9 @@ class SkipCase(Exception):
 
 
 def case(function):
-    _cases.append(function)
+    """Of the script that runs, not of those that it imports."""
+    if function.__module__ == "__main__":
+        _cases.append(function)
     return function
 
 

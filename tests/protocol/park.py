@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""Every place where a command can wait, times every function that can end it there, times what can
+become of its session meanwhile.
+
+A command waits at a closed channel, at the ordering barrier, for a range lock, for its Data-Out, in the
+store, or for its Data-In to be taken. The function comes from its own session, which then stays, is cut
+off, or is replaced by a login with the same ISID; or from another session. What must be true each time:
+
+- the function is answered as soon as its victims are gone, and not before: what hangs in the store is
+  waited for, but only by functions that are about it;
+- the command is not answered, and nothing that had not reached the store is ever on the disk;
+- a login in the place of the session does not wait for anything;
+- afterwards everybody can go on.
+"""
+
+import contextlib
+import os
+import socket
+import time
+
+import pdu as P
+from common import Spindle, case, main
+from iscsi import ISID, login, pattern, read10, test_unit_ready, write10
+from tmf import (ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, COLD_RESET, COMPLETE, LUN_RESET,
+                 WARM_RESET, tmf)
+
+assert Spindle
+STORE = "fault:rule=write@0-1M;hang;while=hung:disk.img"
+BLOCKS = 8
+HUNG, ELSEWHERE = 0, 16384  # LBAs: in the part that hangs, and in the one that does not
+OLD, NEW, OTHERS = (pattern(BLOCKS * 512, seed) for seed in (1, 2, 3))
+ORDERED = 2
+WCE = 4
+FUNCTIONS = {"abort_task": ABORT_TASK, "abort_task_set": ABORT_TASK_SET, "clear_task_set": CLEAR_TASK_SET,
+             "lun_reset": LUN_RESET, "warm_reset": WARM_RESET, "cold_reset": COLD_RESET}
+RESETS = (LUN_RESET, WARM_RESET, COLD_RESET)
+
+
+class World:
+    """Sessions at one disk whose first megabyte takes no writes between hang() and release()."""
+
+    def __init__(self, server):
+        self.server = server
+        self.path = os.path.join(server.dir, "hung")
+        self.sessions = contextlib.ExitStack()
+        self.victims = self.come(ISID)
+        self.other = self.come(ISID + 1)
+        for s in (self.victims, self.other):
+            s.settle()
+        self.victims.write(HUNG, OLD)
+        self.victims.write(ELSEWHERE, OLD)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+        self.sessions.close()
+
+    def come(self, isid):
+        return self.sessions.enter_context(login(self.server.portals[0], self.server.iqn(), isid=isid))
+
+    def hang(self):
+        with open(self.path, "w", encoding="ascii"):
+            pass
+
+    def release(self):
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def start_write(s, lba, data, **more):
+    p = s.scsi_pdu(write10(lba, BLOCKS), len(data), write=True, data=data, **more)
+    s.send(p)
+    return p
+
+
+def parked(s):
+    s.expect_silence(0.1)
+    s.ping()
+
+
+# ---- Where it waits: each returns the command
+
+
+def in_store(w):
+    w.hang()
+    return start_write(w.victims, HUNG, NEW)
+
+
+def at_barrier(w):
+    w.hang()
+    start_write(w.victims, HUNG, NEW)
+    return start_write(w.victims, ELSEWHERE, NEW, attr=ORDERED)
+
+
+def at_channel(w):
+    """Somebody's write hangs, and somebody else wants the write cache off, which drains the disk."""
+    mode = w.come(ISID + 2)
+    mode.settle()
+    page = bytearray(mode.good(mode.command(bytes([0x1A, 8, 8, 0, 255, 0]), read=255)).data[4:])
+    select = bytes([0x15, 0x10, 0, 0, 4 + len(page), 0])
+    page[0] &= 0x3F
+    page[2] |= WCE
+    mode.good(mode.command(select, write=bytes(4) + bytes(page)))
+    for s in (w.victims, w.other):
+        s.settle()
+    w.hang()
+    start_write(w.other, HUNG, OTHERS)
+    parked(w.other)
+    page[2] &= ~WCE
+    mode.start(select, write=bytes(4) + bytes(page))
+    parked(mode)
+    return start_write(w.victims, ELSEWHERE, NEW)
+
+
+def at_range_lock(w):
+    """COMPARE AND WRITE holds its lock until its write is done."""
+    w.hang()
+    cdb = bytes([0x89, 0, *bytes(8), 0, 0, 0, BLOCKS, 0, 0])
+    w.other.start(cdb, write=OLD + OTHERS)
+    parked(w.other)
+    return start_write(w.victims, HUNG, NEW)
+
+
+def for_data_out(w):
+    p = w.victims.scsi_pdu(write10(ELSEWHERE, BLOCKS), len(NEW), write=True)
+    w.victims.send(p)
+    w.victims.expect(P.R2T, itt=p.itt)
+    return p
+
+
+def for_sending(w):
+    w.victims.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    p = w.victims.scsi_pdu(read10(0, 16384), 16384 * 512, read=True)
+    w.victims.send(p)
+    time.sleep(0.1)
+    return p
+
+
+class Park:
+    """Where a command waits, and what hangs then: it, one of its session, one of the disk."""
+
+    def __init__(self, begin, hangs=()):
+        self.begin = begin
+        self.hangs = hangs
+
+    def holds_up(self, function, own):
+        if not own:
+            return "disk" in self.hangs
+        return {ABORT_TASK: "it", ABORT_TASK_SET: "session",
+                CLEAR_TASK_SET: "session"}.get(function, "disk") in self.hangs
+
+
+PARKS = {
+    "store": Park(in_store, ("it", "session", "disk")),
+    "barrier": Park(at_barrier, ("session", "disk")),
+    "channel": Park(at_channel, ("disk",)),
+    "range_lock": Park(at_range_lock, ("disk",)),
+    "data_out": Park(for_data_out),
+    "send": Park(for_sending),
+}
+
+
+# ---- What must be true
+
+
+def answer_of(s, f, victim):
+    """What is queued before it may come; of the victim nothing but Data-In that was on its way."""
+    while (a := s.recv()).opcode != P.TMF_RESPONSE:
+        assert a.opcode == P.DATA_IN and not a.flags & P.STATUS and a.itt == victim.itt, a
+    s.check(a, P.TMF_RESPONSE, itt=f.itt, response=COMPLETE)
+
+
+def never_answered(s, victim, timeout_s=0.1):
+    """On a connection that still stands."""
+    p = s.nop(b"still there")
+    while (a := s.recv()).opcode != P.NOP_IN or a.itt != p.itt:
+        assert a.opcode == P.DATA_IN and not a.flags & P.STATUS and a.itt == victim.itt, a
+    s.expect_silence(timeout_s)
+
+
+def hears_of_the_reset(s):
+    r = s.command(test_unit_ready())
+    assert r.sense_key == 6 and r.asc == (0x29, 0x03), r
+
+
+def successor(w):
+    """It is let in while the past hangs, and sees what it may see of the disk."""
+    s = w.come(ISID)
+    s.ping()
+    s.good(s.command(bytes([0x12, 0, 0, 0, 96, 0]), read=96))
+    return s
+
+
+def told(s, *command, **data):
+    """Its result, once the news are told that come with whatever ends behind a release."""
+    for _ in range(5):
+        r = s.command(*command, **data)
+        if r.sense_key != 6:
+            break
+    return s.good(r).data
+
+
+def disk_is_right(s, park):
+    hung, elsewhere = (told(s, read10(lba, BLOCKS), read=BLOCKS * 512) for lba in (HUNG, ELSEWHERE))
+    if park is PARKS["store"] or park is PARKS["barrier"]:
+        assert hung in (OLD, NEW), "a mixture"
+    else:
+        assert hung in (OLD, OTHERS), "the command that was ended has written"
+    assert elsewhere == OLD, "the command that was ended has written"
+    for i, lba in enumerate((HUNG, ELSEWHERE)):
+        data = pattern(BLOCKS * 512, 10 + i)
+        told(s, write10(lba, BLOCKS), write=data)
+        assert told(s, read10(lba, BLOCKS), read=len(data)) == data
+
+
+def wait_for(w, actor, f, function, park, victim):
+    if park.holds_up(function, own=actor is w.victims):
+        actor.expect_silence(0.2)
+        actor.ping()
+        w.release()
+    answer_of(actor, f, victim)
+
+
+# ---- What becomes of the session
+
+
+def stays(w, park, function):
+    victim = park.begin(w)
+    s = w.victims
+    wait_for(w, s, tmf(s, function, task=victim if function == ABORT_TASK else None), function, park,
+             victim)
+    if function == COLD_RESET:
+        s.expect_close()
+        s = successor(w)
+    else:
+        never_answered(s, victim)
+    w.release()
+    if function in (LUN_RESET, WARM_RESET):
+        hears_of_the_reset(s)
+    disk_is_right(s, park)
+
+
+def cut(w, park, function):
+    victim = park.begin(w)
+    tmf(w.victims, function, task=victim if function == ABORT_TASK else None)
+    w.victims.close()
+    s = successor(w)
+    w.release()
+    disk_is_right(s, park)
+
+
+def replaced(w, park, function):
+    victim = park.begin(w)
+    tmf(w.victims, function, task=victim if function == ABORT_TASK else None)
+    s = successor(w)
+    assert w.victims.is_closed(20)
+    w.release()
+    disk_is_right(s, park)
+
+
+def reset_by_another(w, park, function):
+    actor = w.come(ISID + 3)
+    actor.settle()
+    victim = park.begin(w)
+    wait_for(w, actor, tmf(actor, function), function, park, victim)
+    w.release()
+    s = w.victims
+    if function == COLD_RESET:
+        assert s.is_closed(20)
+        s = successor(w)
+    else:
+        never_answered(s, victim)
+        hears_of_the_reset(s)
+    disk_is_right(s, park)
+
+
+def lost(w, park, _):
+    park.begin(w)
+    w.victims.close()
+    s = successor(w)
+    w.release()
+    disk_is_right(s, park)
+
+
+def add_case(place, what, becomes):
+    def run(server):
+        with World(server) as w:
+            becomes(w, PARKS[place], FUNCTIONS.get(what))
+
+    run.__name__ = f"{place}-{what or 'no_function'}-{becomes.__name__}"
+    case(run)
+
+
+for _place in PARKS:
+    add_case(_place, None, lost)
+    for _what, _function in FUNCTIONS.items():
+        for _becomes in (stays, cut, replaced):
+            add_case(_place, _what, _becomes)
+        if _function in RESETS:
+            add_case(_place, _what, reset_by_another)
+
+
+if __name__ == "__main__":
+    main(STORE, args=("--size", "16M"))
