@@ -76,7 +76,8 @@ static void respond(struct iscsi_conn *c, uint8_t flags, enum iscsi_login_status
 		goto failed;
 	if ((flags & ISCSI_FINAL) != 0 && ISCSI_LOGIN_NSG(flags) == ISCSI_FULL_FEATURE)
 		r->tsih = be16_of(c->session->tsih);
-	tx_push(c, p);
+	/* Not behind what answers a request that came right behind the login's last one. */
+	tx_push_control(c, p);
 	return;
 failed:
 	pdu_free(c->home, p);

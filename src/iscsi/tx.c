@@ -7,7 +7,7 @@
  *                                 +--> wire (numbered) --> socket --> data_in_sent, freed
  *   tx_push_control -> control ---+
  *
- * Control PDUs (NOP-In, R2T, task management, Reject) go first, at PDU boundaries.
+ * Control PDUs (NOP-In, R2T, task management, Reject, login) go first, at PDU boundaries.
  */
 #include "iscsi/impl.h"
 

@@ -2,11 +2,12 @@
 """
 Debian's iscsi-test-cu against a disk of ours, one suite after another.
 
-    conformance.py file|ram 512|4096 [--restart] [--chap] [SUITE...]
+    conformance.py file|ram|slow 512|4096 [--restart] [--chap] [--header-digest] [SUITE...]
 
 tests.txt says of each test of iscsi-test-cu what must come of it; a test that is not there, or
 ends otherwise, fails the run: also one that was thought not to work and does. --restart stops and
-starts the server between suites; --chap asks for a password.
+starts the server between suites; --chap asks for a password; --header-digest has the tool insist on
+header digests. A slow disk takes its time over each write, so that what aborts one finds it there.
 """
 
 import os
@@ -23,6 +24,8 @@ TOOL = "iscsi-test-cu"
 BEGINS = re.compile(r"^\s*Test: (\S+) \.\.\.")
 VERDICT = re.compile(r"(?:^|\.\.\.)(passed|FAILED)")
 SIZE_MIB = 128
+WHERE = {"file": "disk.img", "ram": f"ram:{SIZE_MIB}M",
+         "slow": f"fault:rule=write;delay=125ms:ram:{SIZE_MIB}M"}
 BY_TWO_PATHS = {"MultipathIO"}  # these log in twice
 CHAP_USER, CHAP_SECRET = "tester", "0123456789abcdef"
 ON_READ_ONLY = {"ReadOnly"}  # these suites get a disk that is write-protected
@@ -93,9 +96,10 @@ def judge(suite, expected, outcomes, out):
 class Campaign:
     """All suites on one kind of disk."""
 
-    def __init__(self, store, block, chap):
-        self.where = f"ram:{SIZE_MIB}M" if store == "ram" else "disk.img"
+    def __init__(self, store, block, chap, header_digest):
+        self.where = WHERE[store]
         self.chap = chap
+        self.query = "?header_digest=crc32c" if header_digest else ""
         self.args = ["--block-size", block] + (["--chap", f"{CHAP_USER}:secret"] if chap else [])
         self.ran = 0
         self.wrong = []
@@ -117,7 +121,7 @@ class Campaign:
 
     def url(self, server):
         password = f"{CHAP_USER}%{CHAP_SECRET}@" if self.chap else ""
-        return server.url().replace("iscsi://", "iscsi://" + password)
+        return server.url().replace("iscsi://", "iscsi://" + password) + self.query
 
     def suites(self, suites, restart, more=()):
         if not suites:
@@ -150,12 +154,12 @@ def main():
     known = {(s, t) for s, tests in suites.items() for t in tests}
     chosen = {s: tests for s, tests in suites.items()
               if s in (words[2:] or suites) and set(tests.values()) != {"absent"}}
-    campaign = Campaign(words[0], words[1], "--chap" in sys.argv)
+    campaign = Campaign(words[0], words[1], "--chap" in sys.argv, "--header-digest" in sys.argv)
     campaign.wrong += [f"{'.'.join(n)}: not in tests.txt"
                        for n in sorted(tests_of_the_tool() - known)]
     campaign.suites({s: t for s, t in chosen.items() if s not in ON_READ_ONLY},
                     "--restart" in sys.argv)
-    if words[0] != "ram":
+    if words[0] == "file":
         campaign.suites({s: t for s, t in chosen.items() if s in ON_READ_ONLY}, False, ["--ro"])
     campaign.report()
 

@@ -177,18 +177,14 @@ def with_fua(server):
         assert r.data == data
 
 
-def refused(s, p):
-    """What breaks the rules of data ends in an error, a Reject or the end of the connection, and
-    not in GOOD."""
-    try:
-        while True:
-            a = s.recv()
-            if a.opcode in (P.REJECT, P.SCSI_RESPONSE):
-                break
-    except Closed:
-        a = None
-    if a is not None and a.opcode == P.SCSI_RESPONSE:
-        assert a.itt == p.itt and (a.status == 2 or a.response), a
+UNSOLICITED, TOO_LITTLE, WRONG_PLACE = b"\x0c\x0c", b"\x0c\x0d", b"\x47\x05"
+
+
+def refused(s, p, asc):
+    """What breaks the rules of data ends the command with ABORTED COMMAND, and the session goes on."""
+    a = s.expect(P.SCSI_RESPONSE, itt=p.itt, status=2)
+    assert a.data[4] & 0xF == 0xB and a.data[14:16] == asc, a
+    s.ping()
 
 
 def bad_write(server, send, **keys):
@@ -207,7 +203,7 @@ def immediate_data_where_none_was_agreed(server):
     def send(s, data):
         p = s.scsi_pdu(write10(5000, 8), edtl=4096, write=True, data=data)
         s.send(p)
-        refused(s, p)
+        refused(s, p, UNSOLICITED)
 
     bad_write(server, send, ImmediateData="No")
 
@@ -217,7 +213,7 @@ def immediate_data_beyond_the_first_burst(server):
     def send(s, data):
         p = s.scsi_pdu(write10(5000, 8), edtl=4096, write=True, data=data)
         s.send(p)
-        refused(s, p)
+        refused(s, p, UNSOLICITED)
 
     bad_write(server, send, FirstBurstLength=512)
 
@@ -227,7 +223,7 @@ def immediate_data_beyond_the_expected_length(server):
     def send(s, data):
         p = s.scsi_pdu(write10(5000, 4), edtl=2048, write=True, data=data)
         s.send(p)
-        refused(s, p)
+        refused(s, p, UNSOLICITED)
 
     bad_write(server, send)
 
@@ -239,7 +235,8 @@ def unsolicited_data_where_none_was_agreed(server):
         p = s.scsi_pdu(write10(5000, 8), edtl=4096, write=True, final=False, data=data[:512])
         s.send(p)
         s.send(s.data_out(p, P.NONE, 0, 512, data[512:], True))
-        refused(s, p)
+        s.expect_reject(4, p)
+        s.ping()
 
     bad_write(server, send)
 
@@ -257,7 +254,8 @@ def data_out_with_another_tag(server):
         p, r2t = solicited(s, data)
         bad = s.data_out(p, r2t.ttt ^ 0x55, 0, 0, data, True)
         s.send(bad)
-        refused(s, p)
+        s.expect_reject(4, bad)
+        s.expect_close()
 
     bad_write(server, send, ImmediateData="No")
 
@@ -268,7 +266,7 @@ def data_out_at_another_offset(server):
         def send(s, data, offset=offset):
             p, r2t = solicited(s, data)
             s.send(s.data_out(p, r2t.ttt, 0, offset, data, True))
-            refused(s, p)
+            refused(s, p, WRONG_PLACE)
 
         bad_write(server, send, ImmediateData="No")
 
@@ -278,7 +276,7 @@ def data_out_beyond_what_was_asked(server):
     def send(s, data):
         p, r2t = solicited(s, data)
         s.send(s.data_out(p, r2t.ttt, 0, 0, data + data[:512], True))
-        refused(s, p)
+        refused(s, p, WRONG_PLACE)
 
     bad_write(server, send, ImmediateData="No")
 
@@ -288,7 +286,7 @@ def data_out_that_ends_early(server):
     def send(s, data):
         p, r2t = solicited(s, data)
         s.send(s.data_out(p, r2t.ttt, 0, 0, data[:2048], True))
-        refused(s, p)
+        refused(s, p, TOO_LITTLE)
 
     # The first half may have reached the disk or not: blocks beyond it may not change.
     with session(server) as s:
@@ -304,7 +302,7 @@ def data_out_with_a_gap_in_datasn(server):
     def send(s, data):
         p, r2t = solicited(s, data)
         s.send(s.data_out(p, r2t.ttt, 1, 0, data, True))
-        refused(s, p)
+        refused(s, p, WRONG_PLACE)
 
     bad_write(server, send, ImmediateData="No")
 
