@@ -130,6 +130,7 @@ struct iscsi_task {
 	unsigned refs;
 	uint32_t itt;
 	bool immediate, finished, listed;
+	bool muted; /* a function of its session is about it: if its data must be awaited, no answer */
 	/* Data-In */
 	uint32_t data_sn, r2t_sn;
 	struct pdu_out *last_in; /* the last Data-In while its header may still be changed */

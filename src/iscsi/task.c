@@ -56,7 +56,7 @@ static void reset(struct iscsi_task *t)
 	scsi->sense_len = 0;
 	scsi->underflow = scsi->overflow = 0;
 	scsi->unit_task.aborted = false;
-	t->finished = false;
+	t->finished = t->muted = false;
 	t->data_sn = t->r2t_sn = 0;
 	t->last_in = NULL;
 	t->in[0].seg = t->in[1].seg = NULL;
@@ -198,6 +198,8 @@ static void finish(struct scsi_task *scsi)
 	t->finished = true;
 	if (t->conn->closed || !data_still_comes(t))
 		end(t);
+	else if (t->muted)
+		t->scsi.unit_task.aborted = true;
 }
 
 void itask_drained(struct iscsi_task *t)

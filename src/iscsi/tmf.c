@@ -109,7 +109,16 @@ static void tmf_end(struct iscsi_tmf *f, enum iscsi_tm_response response)
 
 static bool is_concerned(const struct iscsi_tmf *f, const struct iscsi_task *t)
 {
-	return t->finished && (lun_of(f) == NULL || scsi_same_lun(t->scsi.lun, lun_of(f)));
+	return lun_of(f) == NULL || scsi_same_lun(t->scsi.lun, lun_of(f));
+}
+
+/* Its answer would come behind that of the function. One that scsi has not finished may still have its
+ * answer, whatever it is, unless it must wait for Data-Out with that. */
+static void mute(struct iscsi_task *t)
+{
+	t->muted = true;
+	if (t->finished)
+		t->scsi.unit_task.aborted = true;
 }
 
 enum remains { REMAINS_MUTE, REMAINS_COUNT, REMAINS_BURY };
@@ -125,8 +134,8 @@ static unsigned remains(struct iscsi_tmf *f, enum remains what)
 			if (!is_concerned(f, t))
 				continue;
 			if (what == REMAINS_MUTE)
-				t->scsi.unit_task.aborted = true;
-			else if (!t->scsi.unit_task.aborted)
+				mute(t);
+			if (!t->finished || !t->scsi.unit_task.aborted)
 				continue;
 			n++;
 			if (what == REMAINS_BURY)
@@ -232,6 +241,7 @@ static void abort_task(struct iscsi_tmf *f)
 	} else if (itask_bury_waiting(s, t, NULL) != 0) {
 		tmf_end(f, ISCSI_TM_COMPLETE);
 	} else {
+		mute(t);
 		scsi_tmf_run(&f->scsi);
 	}
 }

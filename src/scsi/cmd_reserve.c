@@ -21,6 +21,7 @@ bool reserve_prepare(struct scsi_itl *itl)
 static int edit_reserve(struct unit_op *op, struct unit_view *next)
 {
 	next->holder = op->nexus_id;
+	lu_state_edit(next)->reserved++;
 	return 0;
 }
 
@@ -36,14 +37,13 @@ static bool is_holder(const struct scsi_task *task)
 	return itl_view(task->itl)->holder == task->nexus->id;
 }
 
-/* Again by its holder: GOOD, and nothing changes (SPC-2 7.21.3). */
+/* Again by its holder: GOOD, and it holds it (SPC-2 7.21.3). A reset may be about to end what it held so
+ * far (tmf.c): so this is a change, too. */
 void cmd_reserve(struct scsi_task *task)
 {
 	static const struct task_change reserve = {.edit = edit_reserve};
 
-	if (is_holder(task)) {
-		scsi_task_end(task);
-	} else if (!reserve_prepare(task->itl)) {
+	if (!reserve_prepare(task->itl)) {
 		task_errno(task, -ENOMEM, IO_FLUSH, 0);
 		scsi_task_end(task);
 	} else {

@@ -131,6 +131,7 @@ struct lu_state {
 	uint8_t work;        /* enum lu_work */
 	bool work_may_exit;  /* EXIT FAILURE MODE ends a failed SANITIZE */
 	bool timestamp_set;  /* by SET TIMESTAMP */
+	uint32_t reserved;   /* times that somebody did it: a reset ends what it found (tmf.c) */
 	int64_t timestamp_offset_ms; /* to be added to the wall clock */
 	uint16_t ident_device_len, ident_text_len;
 	uint8_t ident_device[IDENT_DEVICE_MAX], ident_text[IDENT_TEXT_MAX];

@@ -26,6 +26,7 @@ struct tmf_part {
 	bool restoring, failed;
 	/* What `tell` found, and leaves to `restore`: others may set it anew as soon as they are told. */
 	uint64_t holder;
+	uint32_t reserved;
 	bool flushes;
 };
 
@@ -129,17 +130,25 @@ static int edit_tell(struct unit_op *op, struct unit_view *next)
 	const struct lu_state *state = lu_state_of(next);
 
 	part->holder = next->holder;
+	part->reserved = state->reserved;
 	part->flushes = mode_needs_flush(state->mode, state->mode_saved);
 	if (!part->flushes)
 		restore_mode(part, next);
 	return 0;
 }
 
+/* The same holder may have reserved it anew. */
+static bool holds_what_was_found(const struct tmf_part *part, const struct unit_view *view)
+{
+	return view->holder != 0 && view->holder == part->holder &&
+	       lu_state_of(view)->reserved == part->reserved;
+}
+
 static int edit_restore(struct unit_op *op, struct unit_view *next)
 {
 	const struct tmf_part *part = container_of(op, struct tmf_part, restore);
 
-	if (next->holder == part->holder)
+	if (holds_what_was_found(part, next))
 		next->holder = 0;
 	if (part->flushes)
 		restore_mode(part, next);
@@ -162,9 +171,7 @@ static void flush(struct unit_op *op)
 
 static bool needs_restore(const struct tmf_part *part)
 {
-	const uint64_t holder = itl_view(part->itl)->holder;
-
-	return part->flushes || (holder != 0 && holder == part->holder);
+	return part->flushes || holds_what_was_found(part, itl_view(part->itl));
 }
 
 static void part_went_on(struct tmf_part *part, int err);

@@ -2,10 +2,12 @@
 """Task management (RFC 7143 11.5, 11.6): each function and each response, which tasks are gone when it
 comes and what came before it, commands that have not come yet, Data-Out that comes late or never."""
 
+import contextlib
+import os
 import time
 
 import pdu as P
-from common import SkipCase, case, main
+from common import SkipCase, Spindle, case, main
 from iscsi import add, login, pattern, read10, test_unit_ready, write10
 
 ABORT_TASK, ABORT_TASK_SET, CLEAR_ACA, CLEAR_TASK_SET = 1, 2, 3, 4
@@ -416,6 +418,55 @@ def with_tas_others_hear_that_they_are_aborted(server):
         was_reset(other)
         r = s.good(s.command(bytes([0x1A, 8, 0x0A, 0, 255, 0]), read=255))
         assert r.data[4 + 5] == 0, "the reset sets TAS back"
+
+
+@contextlib.contextmanager
+def write_that_hangs_halfway():
+    """On a disk of its own with TAS: the first half of a write hangs in the store, the other half is
+    asked for, and another session has reset the unit. The session, the write, the R2T of the other
+    half, and what lets the store go on."""
+    with Spindle("fault:rule=write;hang;while=hung:ram:16M") as server:
+        hung = os.path.join(server.dir, "hung")
+        with session(server, keys={"MaxOutstandingR2T": 4}) as s, \
+                session(server, isid=OTHER_ISID) as other:
+            set_tas(s, True)
+            other.command(test_unit_ready())
+            with open(hung, "w", encoding="ascii"):
+                pass
+            p, first, data = waiting_write(s, 1024)
+            second = s.expect(P.R2T, itt=p.itt)
+            s.send_burst(p, first.ttt, data, first.offset, first.length)
+            s.ping()
+            reset = tmf(other, LUN_RESET)
+            while s.command(test_unit_ready()).status == 0:
+                time.sleep(0.01)
+            yield s, p, second, data, lambda: os.unlink(hung)
+            answered(other, reset)
+
+
+@case
+def aborted_by_another_before_its_own_abort_task(_):
+    """The victim has a status by then, and Data-Out that was asked for; nobody wants either."""
+    with write_that_hangs_halfway() as (s, p, r2t, data, release):
+        f = tmf(s, ABORT_TASK, task=p)
+        s.expect_silence()
+        release()
+        answered(s, f)
+        s.good(s.command(test_unit_ready(), itt=p.itt))
+        s.send_burst(p, r2t.ttt, data, r2t.offset, r2t.length)
+        s.expect_silence()
+
+
+@case
+def aborted_by_another_before_its_own_abort_task_set(_):
+    with write_that_hangs_halfway() as (s, p, r2t, data, release):
+        f = tmf(s, ABORT_TASK_SET)
+        s.expect_silence()
+        release()
+        s.expect_silence()
+        s.send_burst(p, r2t.ttt, data, r2t.offset, r2t.length)
+        answered(s, f)
+        s.expect_silence()
 
 
 @case

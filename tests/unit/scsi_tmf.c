@@ -559,6 +559,27 @@ static void what_is_set_after_the_unit_attention_stays(void **state)
 	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
 }
 
+/* The holder as well, whose reservation the function has found, and not ended yet. */
+static void reservation_that_is_made_anew_stays(void **state)
+{
+	struct fx_task *ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0), *slow;
+	struct tmf f;
+
+	was_good(ft);
+	slow = read_at(&b, 0, 1);
+	begin(&f, &far, SCSI_LU_RESET, 0);
+	was_reset(&b);
+	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	assert_false(f.done);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(slow);
+	ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0);
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+}
+
 /* A disk with a cache: WCE is switched off and saved, switched on, and off again by the reset. */
 static int up_cached(void **state)
 {
@@ -750,6 +771,7 @@ int main(void)
 		TEST(mode_parameters_go_back),
 		TEST(reservation_goes_with_the_holders_tasks),
 		TEST(what_is_set_after_the_unit_attention_stays),
+		TEST(reservation_that_is_made_anew_stays),
 		cmocka_unit_test_setup_teardown(write_cache_goes_off_behind_a_flush, up_cached,
 						down),
 		cmocka_unit_test_setup_teardown(write_cache_stays_on_where_the_flush_fails,
