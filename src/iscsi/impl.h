@@ -505,6 +505,8 @@ void request_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
 void request_run_held(struct iscsi_conn *c);
 
 /* tmf.c */
+/* What an initiator may ask for at that iSCSIProtocolLevel, as struct nexus has it. */
+uint16_t tmf_supported(uint32_t protocol_level);
 void tmf_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
 /* Commands had their turn: functions that waited for them may begin. */
 void tmf_start_due(struct iscsi_session *s);

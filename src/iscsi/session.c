@@ -252,6 +252,7 @@ static void open_nexus(struct iscsi_session *s)
 	s->nexus.target = s->target->scsi;
 	s->nexus.loop = s->home->loop;
 	s->nexus.target_port = PORTAL_GROUP;
+	s->nexus.task_management = tmf_supported(s->params.protocol_level);
 	s->nexus.opened = nexus_opened;
 	s->nexus.closed = nexus_closed;
 	s->state = SESSION_OPENING;

@@ -58,7 +58,8 @@ def was_reset(s):
 def what_there_is_not(server):
     with session(server) as s:
         for what, response in ((0, NOT_SUPPORTED), (CLEAR_ACA, NOT_SUPPORTED), (REASSIGN, NO_REASSIGN),
-                               (9, NOT_SUPPORTED), (0x7F, NOT_SUPPORTED)):
+                               (9, NOT_SUPPORTED), (10, NOT_SUPPORTED), (11, NOT_SUPPORTED),
+                               (12, NOT_SUPPORTED), (13, NOT_SUPPORTED), (0x7F, NOT_SUPPORTED)):
             function(s, what, response)
             function(s, what, response, immediate=False)
         s.ping()
