@@ -189,6 +189,26 @@ struct iscsi_r2t {
 };
 _Static_assert(sizeof(struct iscsi_r2t) == ISCSI_BHS_LEN, "11.8");
 
+/* 11.9 */
+struct iscsi_async {
+	uint8_t opcode, flags, reserved[2], ahs_words;
+	be24 data_len;
+	uint8_t lun[8]; /* of a SCSI event; else reserved */
+	be32 itt;
+	uint8_t reserved2[4];
+	be32 stat_sn, exp_cmd_sn, max_cmd_sn;
+	uint8_t event, vcode;
+	be16 parameter1, parameter2, parameter3;
+	uint8_t reserved3[4];
+};
+_Static_assert(sizeof(struct iscsi_async) == ISCSI_BHS_LEN, "11.9");
+
+/* 11.9.1 */
+enum iscsi_async_event {
+	ISCSI_ASYNC_LOGOUT = 1,       /* is asked for, within Parameter3 seconds */
+	ISCSI_ASYNC_DROP_SESSION = 3, /* Time2Wait and Time2Retain in Parameter2 and Parameter3 */
+};
+
 /* 11.10, 11.11 and 11.18, 11.19 have nothing beyond the shared header. */
 
 /* 11.12 */

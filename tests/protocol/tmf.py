@@ -424,6 +424,7 @@ def cold_reset_ends_the_sessions_of_the_target(server):
     s, other = session(server), session(server, isid=OTHER_ISID)
     function(s, COLD_RESET)
     s.expect_close()
+    other.expect(P.ASYNC, event=3)
     other.expect_close()
     with session(server) as s:
         s.good(s.command(test_unit_ready()))
