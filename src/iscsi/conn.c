@@ -9,6 +9,7 @@
  */
 #include "iscsi/impl.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -19,6 +20,23 @@ static bool reads_now(const struct iscsi_conn *c)
 	return !c->paused && c->phase != CONN_WAIT && c->phase != CONN_LOGOUT;
 }
 
+static void read_away(struct iscsi_conn *c)
+{
+	struct iovec iov = {.iov_base = c->home->rx_buf, .iov_len = RX_CHUNK};
+
+	for (size_t bytes = 0; bytes < RX_TURN_BYTES;) {
+		ssize_t n = stream_recv(&c->stream, &iov, 1);
+
+		if (n == -EAGAIN)
+			return;
+		if (n <= 0) {
+			conn_lose(c, c->close_why);
+			return;
+		}
+		bytes += (size_t)n;
+	}
+}
+
 void conn_update_events(struct iscsi_conn *c)
 {
 	unsigned wanted = 0;
@@ -27,7 +45,7 @@ void conn_update_events(struct iscsi_conn *c)
 		return;
 	if (c->paused && c->tx.nqueued < TX_PAUSE_PDUS / 2 && c->tx.own_bytes < TX_PAUSE_BYTES / 2)
 		c->paused = false;
-	if (reads_now(c))
+	if (reads_now(c) || c->linger == LINGERING)
 		wanted |= STREAM_IN;
 	if (c->tx.blocked)
 		wanted |= STREAM_OUT;
@@ -44,6 +62,8 @@ static void ready(struct stream *stream, unsigned events)
 		c->tx.blocked = false;
 		tx_flush(c);
 	}
+	if (!c->closed && c->linger == LINGERING)
+		read_away(c);
 	if (!c->closed && reads_now(c) && (events & (STREAM_IN | STREAM_HUP)) != 0)
 		rx_ready(c);
 	if (!c->closed && (events & STREAM_HUP) != 0)
@@ -194,6 +214,16 @@ void conn_close_when_sent(struct iscsi_conn *c, const char *why)
 	c->tx.close_when_sent = true;
 	(void)loop_timer_start(&c->timer, TICK_NS); /* it runs, so it only moves */
 	tx_schedule(c);
+}
+
+void conn_linger(struct iscsi_conn *c)
+{
+	if (c->linger == LINGERING)
+		return;
+	c->linger = LINGERING;
+	stream_shutdown(&c->stream);
+	(void)loop_timer_start(&c->timer, LINGER_NS); /* it runs, so it only moves */
+	conn_update_events(c);
 }
 
 void conn_doom(struct iscsi_conn *c, const char *why)

@@ -42,6 +42,7 @@
 #define IDLE_PING_NS      (60 * UINT64_C(1000000000))
 #define PING_TIMEOUT_NS   (30 * UINT64_C(1000000000))
 #define STALL_TIMEOUT_NS  (30 * UINT64_C(1000000000)) /* Data-Out, or our output, stands still */
+#define LINGER_NS         (UINT64_C(1000000000) / 2)
 #define PORTAL_GROUP      1
 #define MAX_CONNECTIONS   4096
 #define TASK_BUCKETS      128
@@ -186,6 +187,9 @@ struct rx {
 
 /* ---- Connections (conn.c) ---- */
 
+/* What comes when all is sent, before it is closed: see conn_linger(). */
+enum conn_linger { LINGER_NO, LINGER_WANTED, LINGERING };
+
 /*
  *   FRESH -> LOGIN -> WAIT (for the directory, the nexus) -> FULL -> LOGOUT
  *   any -> closed
@@ -200,10 +204,11 @@ struct iscsi_conn {
 	struct list link; /* in server.fresh, then in session.conns */
 	enum conn_phase phase;
 	bool closed, header_digest, data_digest, paused;
-	bool free_later;       /* when its flush_msg has run */
-	const char *close_why; /* of tx.close_when_sent */
-	bool leaves;           /* to session->home, as soon as the stack is unwound */
-	const char *doom;      /* to be closed at the end of the turn, and why */
+	bool free_later;         /* when its flush_msg has run */
+	enum conn_linger linger; /* behind tx.close_when_sent */
+	const char *close_why;   /* of tx.close_when_sent */
+	bool leaves;             /* to session->home, as soon as the stack is unwound */
+	const char *doom;        /* to be closed at the end of the turn, and why */
 	uint16_t cid;
 	uint32_t stat_sn, exp_stat_sn;
 	uint32_t max_data; /* the largest data segment we accept now */
@@ -286,6 +291,7 @@ struct iscsi_session {
 	bool has_tombs;
 	struct text text;
 	bool ending, draining, was_up, nexus_closed;
+	bool asked;               /* to log out */
 	const char *why;          /* it ended */
 	struct pdu_out *farewell; /* the logout response, sent when the nexus is closed */
 	struct loop_timer drain_timer;
@@ -511,6 +517,8 @@ void request_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
 void request_run_held(struct iscsi_conn *c);
 
 /* tmf.c */
+/* What an initiator may ask for at that iSCSIProtocolLevel, as struct nexus has it. */
+uint16_t tmf_supported(uint32_t protocol_level);
 void tmf_pdu(struct iscsi_conn *c, struct pdu_in *pdu);
 /* Commands had their turn: functions that waited for them may begin. */
 void tmf_start_due(struct iscsi_session *s);
@@ -590,6 +598,8 @@ void tx_drop_segment(struct iscsi_conn *c, struct move_in *m);
 /* The connection is closed: drops everything, segments are told. */
 void tx_purge(struct iscsi_conn *c);
 size_t tx_waiting_bytes(const struct iscsi_conn *c);
+/* A last word of a connection that is lost next: it leaves if the socket takes it now. */
+void tx_last_word(struct iscsi_conn *c, struct pdu_out *p);
 
 /* conn.c */
 int conn_create(struct iscsi *i, int fd, const union net_addr *peer);
@@ -600,6 +610,9 @@ void conn_doom(struct iscsi_conn *c, const char *why);
 void conn_free(struct iscsi_conn *c);
 /* Nothing more is read; it ends when all is sent, and at the latest after TICK_NS. */
 void conn_close_when_sent(struct iscsi_conn *c, const char *why);
+/* All is sent: the initiator has LINGER_NS to read it and to close. What it still sends is thrown away, for
+ * unread it would have TCP reset the connection, and our last answers with it. */
+void conn_linger(struct iscsi_conn *c);
 /* After a WAIT: what was kept is worked off, and reading goes on. */
 void conn_resume(struct iscsi_conn *c);
 void conn_update_events(struct iscsi_conn *c);

@@ -468,7 +468,7 @@ static const struct iscsi_key keys[] = {
 	{"ErrorRecoveryLevel", rule_min, AT(error_recovery_level), .max = 2, .ours = 0,
 	 .stages = OPER, .flags = KEY_LEADING},
 	{"TaskReporting", rule_list, AT(task_reporting), .list = task_reportings, LEAD_NORMAL},
-	{"iSCSIProtocolLevel", rule_min, AT(protocol_level), .max = 31, .ours = 1, LEAD_NORMAL},
+	{"iSCSIProtocolLevel", rule_min, AT(protocol_level), .max = 31, .ours = 2, LEAD_NORMAL},
 	{"X#NodeArchitecture", rule_ignore, .stages = LOGIN},
 	{"SendTargets", rule_send_targets, .stages = FULL},
 	{"TargetAlias", rule_of_target, .stages = LOGIN | FULL},

@@ -81,7 +81,9 @@ enum iscsi_ahs_type { ISCSI_AHS_EXTENDED_CDB = 1, ISCSI_AHS_BIDI_LENGTH = 2 };
 
 /* 11.3 */
 struct iscsi_scsi_command {
-	uint8_t opcode, flags, reserved[2], ahs_words;
+	uint8_t opcode, flags;
+	uint8_t priority; /* RFC 7144: in bits 7 to 4; advice to LUs with PRIOR_SUP, and ours has it not */
+	uint8_t reserved, ahs_words;
 	be24 data_len;
 	uint8_t lun[8];
 	be32 itt, expected_len, cmd_sn, exp_stat_sn;
@@ -101,7 +103,8 @@ enum iscsi_attr {
 struct iscsi_scsi_response {
 	uint8_t opcode, flags, response, status, ahs_words;
 	be24 data_len;
-	uint8_t reserved[8];
+	be16 status_qualifier; /* RFC 7144; 0: nothing to add (SAM-5 5.3.2) */
+	uint8_t reserved[6];
 	be32 itt, snack_tag, stat_sn, exp_cmd_sn, max_cmd_sn, exp_data_sn;
 	be32 bidi_read_residual, residual;
 };
@@ -120,7 +123,8 @@ _Static_assert(sizeof(struct iscsi_task_management) == ISCSI_BHS_LEN, "11.5");
 struct iscsi_task_management_response {
 	uint8_t opcode, flags, response, reserved, ahs_words;
 	be24 data_len;
-	uint8_t reserved2[8];
+	uint8_t additional[3]; /* RFC 7144: additional response information */
+	uint8_t reserved2[5];
 	be32 itt;
 	uint8_t reserved3[4];
 	be32 stat_sn, exp_cmd_sn, max_cmd_sn;
@@ -137,6 +141,11 @@ enum iscsi_tm_function {
 	ISCSI_TARGET_WARM_RESET = 6,
 	ISCSI_TARGET_COLD_RESET = 7,
 	ISCSI_TASK_REASSIGN = 8,
+	/* RFC 7144 */
+	ISCSI_QUERY_TASK = 9,
+	ISCSI_QUERY_TASK_SET = 10,
+	ISCSI_I_T_NEXUS_RESET = 11,
+	ISCSI_QUERY_ASYNC_EVENT = 12,
 };
 
 enum iscsi_tm_response {
@@ -145,6 +154,7 @@ enum iscsi_tm_response {
 	ISCSI_TM_NO_LUN = 2,
 	ISCSI_TM_NO_REASSIGN = 4,
 	ISCSI_TM_NOT_SUPPORTED = 5,
+	ISCSI_TM_SUCCEEDED = 7, /* RFC 7144 */
 	ISCSI_TM_REJECTED = 255,
 };
 
@@ -178,6 +188,26 @@ struct iscsi_r2t {
 	be32 itt, ttt, stat_sn, exp_cmd_sn, max_cmd_sn, r2t_sn, offset, desired_len;
 };
 _Static_assert(sizeof(struct iscsi_r2t) == ISCSI_BHS_LEN, "11.8");
+
+/* 11.9 */
+struct iscsi_async {
+	uint8_t opcode, flags, reserved[2], ahs_words;
+	be24 data_len;
+	uint8_t lun[8]; /* of a SCSI event; else reserved */
+	be32 itt;
+	uint8_t reserved2[4];
+	be32 stat_sn, exp_cmd_sn, max_cmd_sn;
+	uint8_t event, vcode;
+	be16 parameter1, parameter2, parameter3;
+	uint8_t reserved3[4];
+};
+_Static_assert(sizeof(struct iscsi_async) == ISCSI_BHS_LEN, "11.9");
+
+/* 11.9.1 */
+enum iscsi_async_event {
+	ISCSI_ASYNC_LOGOUT = 1,       /* is asked for, within Parameter3 seconds */
+	ISCSI_ASYNC_DROP_SESSION = 3, /* Time2Wait and Time2Retain in Parameter2 and Parameter3 */
+};
 
 /* 11.10, 11.11 and 11.18, 11.19 have nothing beyond the shared header. */
 

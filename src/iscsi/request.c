@@ -225,18 +225,35 @@ static void run_login(struct iscsi_conn *c, struct pdu_in *pdu)
 static const struct request_row rows[ISCSI_OPCODE_MASK + 1] = {
 	[ISCSI_NOP_OUT] = {run_nop_out, NUMBERED | IN_DISCOVERY | WHILE_DRAINING},
 	[ISCSI_SCSI_COMMAND] = {run_command, NUMBERED},
-	[ISCSI_TASK_MANAGEMENT] = {tmf_pdu, NUMBERED},
+	[ISCSI_TASK_MANAGEMENT] = {tmf_pdu, NUMBERED | WHILE_DRAINING},
 	[ISCSI_LOGIN] = {run_login, IN_DISCOVERY | WHILE_DRAINING},
 	[ISCSI_TEXT] = {text_pdu, NUMBERED | IN_DISCOVERY},
 	[ISCSI_LOGOUT] = {run_logout, NUMBERED | IN_DISCOVERY | WHILE_DRAINING},
-	[ISCSI_SNACK] = {run_snack, 0},
+	[ISCSI_SNACK] = {run_snack, WHILE_DRAINING},
 };
+
+static void ignore(struct iscsi_conn *c, struct pdu_in *pdu)
+{
+}
+
+/* All those that do not run while a session drains are NUMBERED. */
+static const struct request_row ignored = {ignore, NUMBERED | IN_DISCOVERY};
 
 static const struct request_row *row_of(const struct iscsi_bhs *bhs)
 {
 	const struct request_row *row = &rows[bhs->opcode & ISCSI_OPCODE_MASK];
 
 	return row->run != NULL ? row : NULL;
+}
+
+/* What is ignored has its turn as well: what is not may come behind it. */
+static const struct request_row *row_now(const struct iscsi_session *s, const struct iscsi_bhs *bhs)
+{
+	const struct request_row *row = row_of(bhs);
+
+	if (row != NULL && s->draining && (row->flags & WHILE_DRAINING) == 0)
+		return &ignored;
+	return row;
 }
 
 /* ---- Turns ---- */
@@ -257,7 +274,7 @@ void request_run_held(struct iscsi_conn *c)
 
 		s->exp_cmd_sn++;
 		if (!h->ignored)
-			row_of(pdu.bhs)->run(h->conn, &pdu);
+			row_now(s, pdu.bhs)->run(h->conn, &pdu);
 		free(h);
 		tmf_start_due(s);
 	}
@@ -287,8 +304,8 @@ static void run_in_turn(struct iscsi_conn *c, const struct request_row *row, str
 
 void request_pdu(struct iscsi_conn *c, struct pdu_in *pdu)
 {
-	const struct request_row *row = row_of(pdu->bhs);
 	const struct iscsi_session *s = c->session;
+	const struct request_row *row = row_now(s, pdu->bhs);
 
 	c->exp_stat_sn = be32_get(pdu->bhs->exp_sn);
 	if (row == NULL) {
@@ -299,8 +316,6 @@ void request_pdu(struct iscsi_conn *c, struct pdu_in *pdu)
 		/* What is lost leaves a hole in the numbering that level 0 cannot mend. */
 		pdu_reject(c, pdu->bhs, ISCSI_REJECT_DATA_DIGEST);
 		conn_close_when_sent(c, "data digest error");
-	} else if (s->draining && (row->flags & WHILE_DRAINING) == 0) {
-		return;
 	} else if ((row->flags & NUMBERED) != 0 && !is_immediate(pdu)) {
 		run_in_turn(c, row, pdu);
 	} else {

@@ -249,19 +249,59 @@ static void open_nexus(struct iscsi_session *s)
 	s->nexus.target = s->target->scsi;
 	s->nexus.loop = s->home->loop;
 	s->nexus.target_port = PORTAL_GROUP;
+	s->nexus.task_management = tmf_supported(s->params.protocol_level);
 	s->nexus.opened = nexus_opened;
 	s->nexus.closed = nexus_closed;
 	s->state = SESSION_OPENING;
 	nexus_open(&s->nexus);
 }
 
+/* ---- Asynchronous messages (11.9) ---- */
+
+static struct pdu_out *async_new(struct iscsi_conn *c, enum iscsi_async_event event,
+				 uint32_t parameter2, uint32_t parameter3)
+{
+	struct pdu_out *p = pdu_new(c, ISCSI_ASYNC);
+	struct iscsi_async *a;
+
+	if (p == NULL)
+		return NULL; /* it goes without */
+	a = (struct iscsi_async *)(void *)p->head;
+	a->itt = be32_of(ISCSI_RESERVED_TAG);
+	a->event = low_u8(event);
+	a->parameter2 = be16_of(low_u16(parameter2));
+	a->parameter3 = be16_of(low_u16(parameter3));
+	p->flags = PDU_STATUS;
+	return p;
+}
+
+static struct pdu_out *ask_for_logout(const struct iscsi_session *s)
+{
+	return async_new(leading_conn(s), ISCSI_ASYNC_LOGOUT, 0, s->server->grace_ms / 1000);
+}
+
+/* Nothing is kept of the session: what the logout response says as well. */
+static struct pdu_out *say_goodbye(const struct iscsi_session *s)
+{
+	return async_new(leading_conn(s), ISCSI_ASYNC_DROP_SESSION, s->params.time2wait_s, 0);
+}
+
+/* The initiator is told if it is there to listen. */
+static void drop(struct iscsi_session *s, const char *why)
+{
+	struct iscsi_conn *c = leading_conn(s);
+	struct pdu_out *p = c->phase == CONN_FULL ? say_goodbye(s) : NULL;
+
+	if (p != NULL)
+		tx_last_word(c, p);
+	conn_lose(c, why);
+}
+
 /* ---- What loop 0 says ---- */
 
 static void drain_timeout(struct loop_timer *t)
 {
-	struct iscsi_session *s = container_of(t, struct iscsi_session, drain_timer);
-
-	conn_lose(leading_conn(s), "shutdown");
+	drop(container_of(t, struct iscsi_session, drain_timer), "shutdown");
 }
 
 void session_arrived(struct iscsi_session *s)
@@ -286,15 +326,34 @@ void session_claimed(struct iscsi_session *s, int err)
 	}
 }
 
-/* While it drains, commands under way go on and new ones are ignored. */
+static bool is_busy(const struct iscsi_session *s)
+{
+	return s->ntasks != 0 || s->ntmfs != 0;
+}
+
+/*
+ * While it drains, commands under way go on and new ones are ignored; functions that end commands are
+ * not. An initiator that has some under way is asked to log out. Without any there is nothing to wait
+ * for: it is told that this is the end, and the answer to that is a new login. A logout that is under
+ * way ends by itself.
+ */
 static void drain(struct iscsi_session *s)
 {
+	struct iscsi_conn *c = leading_conn(s);
+	struct pdu_out *p;
+
 	s->draining = true;
-	if (s->state != SESSION_UP ||
-	    loop_timer_start(&s->drain_timer, s->server->grace_ms * UINT64_C(1000000)) != 0)
-		conn_lose(leading_conn(s), "shutdown");
-	else
+	if ((s->state != SESSION_UP && s->state != SESSION_CLOSING) ||
+	    loop_timer_start(&s->drain_timer, s->server->grace_ms * UINT64_C(1000000)) != 0) {
+		conn_lose(c, "shutdown");
+	} else if (c->phase != CONN_FULL || !is_busy(s)) {
 		session_check_drained(s);
+	} else {
+		s->asked = true;
+		p = ask_for_logout(s);
+		if (p != NULL)
+			tx_push_control(c, p);
+	}
 }
 
 void session_kicked(struct iscsi_session *s, enum kick kick)
@@ -303,16 +362,27 @@ void session_kicked(struct iscsi_session *s, enum kick kick)
 		return;
 	if (kick == KICK_DRAIN)
 		drain(s);
+	else if (kick == KICK_RESET)
+		drop(s, "the target was reset");
 	else
-		conn_lose(leading_conn(s), kick == KICK_RESET ? "the target was reset"
-							      : "replaced by a newer login");
+		conn_lose(leading_conn(s), "replaced by a newer login");
 }
 
+/* The message goes behind all answers. */
 void session_check_drained(struct iscsi_session *s)
 {
-	if (!s->draining || s->ntasks != 0 || s->ntmfs != 0 || s->state != SESSION_UP || s->ending)
+	struct iscsi_conn *c = leading_conn(s);
+	struct pdu_out *p;
+
+	if (!s->draining || is_busy(s) || s->state != SESSION_UP || s->ending ||
+	    c->phase != CONN_FULL)
 		return;
-	conn_close_when_sent(leading_conn(s), "shutdown");
+	p = say_goodbye(s);
+	if (p != NULL)
+		tx_push(c, p);
+	if (s->asked)
+		c->linger = LINGER_WANTED; /* it was busy, and may still be sending */
+	conn_close_when_sent(c, "shutdown");
 }
 
 /* ---- The end ---- */

@@ -305,8 +305,6 @@ void itask_abandon(struct iscsi_session *s)
 const struct scsi_transport iscsi_transport = {
 	.name = "iscsi",
 	.protocol_id = 0x5,
-	/* ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, TARGET RESET */
-	.task_management = {0xda, 0},
 	.move = data_move,
 	.cancel_move = data_cancel_move,
 	.finish = finish,

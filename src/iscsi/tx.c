@@ -224,12 +224,24 @@ void tx_flush(struct iscsi_conn *c)
 		return;
 	}
 	if (tx->close_when_sent && tx->nqueued + tx->nwire == 0) {
-		conn_lose(c, c->close_why);
+		if (c->linger == LINGER_NO)
+			conn_lose(c, c->close_why);
+		else
+			conn_linger(c);
 		return;
 	}
 	if (tx->nqueued != 0 || c->doom != NULL)
 		tx_schedule(c);
 	conn_update_events(c);
+}
+
+/* Nothing else is begun for it: whoever waits for less to be queued will not need it any more. */
+void tx_last_word(struct iscsi_conn *c, struct pdu_out *p)
+{
+	tx_push_control(c, p);
+	c->tx.flushing = true;
+	(void)send_some(c);
+	c->tx.flushing = false;
 }
 
 void tx_drop_segment(struct iscsi_conn *c, struct move_in *m)

@@ -188,6 +188,8 @@ int stream_want(struct stream *s, unsigned wanted);
 /* Bytes moved (0 from recv: end of stream), or -errno: -EAGAIN when nothing moves now. */
 ssize_t stream_recv(struct stream *s, const struct iovec *iov, unsigned niov);
 ssize_t stream_send(struct stream *s, const struct iovec *iov, unsigned niov);
+/* Nothing more is sent: the peer reads the end behind what was. */
+void stream_shutdown(struct stream *s);
 /* Gives the fd back, still connected: for a move to another loop. */
 int stream_release(struct stream *s);
 void stream_close(struct stream *s); /* fine when closed; `ready` is not called again */

@@ -92,6 +92,11 @@ ssize_t stream_send(struct stream *s, const struct iovec *iov, unsigned niov)
 	return n >= 0 ? n : -errno;
 }
 
+void stream_shutdown(struct stream *s)
+{
+	(void)shutdown(s->fd, SHUT_WR); /* one that is not connected any more says so when read */
+}
+
 int stream_release(struct stream *s)
 {
 	int fd = s->fd;

@@ -277,13 +277,12 @@ void cmd_report_supported_opcodes(struct scsi_task *task)
 /* No time is known for any of them. */
 void cmd_report_supported_tmfs(struct scsi_task *task)
 {
-	const uint8_t *supported = task->nexus->transport->task_management;
 	const bool timeouts = task->cdb[2] & 0x80; /* REPD */
 	struct writer w;
 
 	if (!reply_begin(task, &w, load_be32(task->cdb + 6)))
 		return;
-	write_bytes(&w, supported, 2);
+	write_be16(&w, task->nexus->task_management);
 	write_u8(&w, 0);
 	write_u8(&w, timeouts ? 16 - 4 : 0);
 	if (timeouts)

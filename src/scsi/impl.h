@@ -160,6 +160,7 @@ enum lu_changes {
 	LU_CHANGED_IDENTIFIER = UNIT_CHANGED_DEVICE << 4,
 	LU_CHANGED_BLOCKS = UNIT_CHANGED_DEVICE << 5, /* all of them, from now on: job.c */
 	LU_CHANGED_RESET = UNIT_CHANGED_DEVICE << 6,  /* the logical unit was reset: tmf.c */
+	LU_CHANGED_NEXUS = UNIT_CHANGED_DEVICE << 7,  /* the nexus that asks was reset: tmf.c */
 };
 
 /* ---- Objects ---- */
@@ -505,6 +506,7 @@ void task_errno(struct scsi_task *task, int err, enum io_op op, uint64_t lba);
 enum ua {
 	UA_POWER_ON,
 	UA_RESET,
+	UA_NEXUS_LOST,
 	UA_MEDIUM_CHANGED,
 	UA_CAPACITY_CHANGED,
 	UA_MODE_CHANGED,
@@ -520,6 +522,8 @@ void ua_add(struct scsi_itl *itl, enum ua ua);
 /* Takes the one to tell next: false when there is none. The one about the LUNs is taken at all LUNs of
  * the nexus (LUICLR of VPD page 86h). */
 bool ua_take(struct scsi_itl *itl, enum sense *sense);
+/* The same one, and it stays. How many there are. */
+unsigned ua_look(const struct scsi_itl *itl, enum sense *sense);
 /* The nexus knows the LUNs as they are now. */
 void ua_luns_told(struct nexus *n);
 /* unit_attach.changed */

@@ -84,9 +84,6 @@ struct scsi_seg;
 struct scsi_transport {
 	const char *name;
 	uint8_t protocol_id; /* SPC-4 table 477: iSCSI 5h */
-	/* The task management functions it carries out: bytes 0 and 1 of REPORT SUPPORTED TASK
-	 * MANAGEMENT FUNCTIONS (SPC-4 table 301). */
-	uint8_t task_management[2];
 	/*
 	 * Moves the bytes [off, off + len) of the command's data and answers by scsi_moved(seg,
 	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
@@ -115,6 +112,9 @@ struct nexus {
 	struct loop *loop;
 	char initiator[SCSI_NAME_MAX + 20]; /* initiator port name, "iqn.x,i,0x00023d000000" */
 	uint16_t target_port;               /* relative target port identifier, from 1 */
+	/* The task management functions that it can ask for: bytes 0 and 1 of REPORT SUPPORTED TASK
+	 * MANAGEMENT FUNCTIONS (SPC-4 table 301). */
+	uint16_t task_management;
 	void (*opened)(struct nexus *n, int err);
 	void (*closed)(struct nexus *n);
 	/* private */
@@ -265,10 +265,16 @@ enum scsi_tmf_function {
 	SCSI_ABORT_TASK_SET,
 	SCSI_LU_RESET,
 	SCSI_TARGET_RESET, /* all LUs that the nexus sees are reset */
+	SCSI_NEXUS_RESET,  /* the nexus has lost its tasks, and what it holds, at all of them */
+	/* Nothing ends by these; they look at the tasks of the nexus and at what it is to be told. */
+	SCSI_QUERY_TASK,
+	SCSI_QUERY_TASK_SET,
+	SCSI_QUERY_EVENT, /* QUERY ASYNCHRONOUS EVENT */
 };
 
 enum scsi_tmf_response {
 	SCSI_TMF_COMPLETE,
+	SCSI_TMF_SUCCEEDED, /* of the functions that ask: yes */
 	SCSI_TMF_NO_LU,
 	SCSI_TMF_FAILED, /* no memory, or a mode parameter could not be set back */
 };
@@ -282,8 +288,11 @@ bool scsi_same_lun(const uint8_t a[static 8], const uint8_t b[static 8]);
 struct scsi_tmf {
 	struct nexus *nexus;
 	enum scsi_tmf_function function;
-	uint8_t lun[8]; /* as on the wire; not of SCSI_TARGET_RESET */
-	uint64_t tag;   /* of the task, SCSI_ABORT_TASK */
+	uint8_t lun[8]; /* as on the wire; not where all LUs are meant */
+	uint64_t tag;   /* of the task: SCSI_ABORT_TASK, SCSI_QUERY_TASK */
+	/* For `done`: the additional response information of SCSI_QUERY_EVENT (SAM-5 7.10), 0 without
+	 * any. */
+	uint8_t event[3];
 	/* All victims are gone and, where they are its nexus's own, have ended by `finish`. It is the
 	 * transport's again. Before the nexus's `closed`; when that was lost meanwhile, perhaps with
 	 * victims that are not gone. */

@@ -1,6 +1,6 @@
 /*
- * Task management functions (SAM-5 clause 7): which tasks they end, at which logical units, and what
- * else a reset does there. Apart from task.c because nothing here is on the way of a command.
+ * Task management functions (SAM-5 clause 7): which tasks they end, at which logical units, what else a
+ * reset does there, and what can be asked. Apart from task.c because nothing here is on the way of a command.
  *
  *   for each LU:  ABORT --------------------------.
  *                 PUBLISH of the unit attention --+--> PUBLISH or QUIESCE for the rest of a reset,
@@ -66,16 +66,6 @@ static bool is_of_lu(const struct unit_op *op, const struct unit_task *t)
 	return t->nexus_id != op->nexus_id || is_of_set(op, t);
 }
 
-static const struct {
-	bool (*matches)(const struct unit_op *op, const struct unit_task *t);
-	bool resets;
-} functions[] = {
-	[SCSI_ABORT_TASK] = {is_task, false},
-	[SCSI_ABORT_TASK_SET] = {is_of_set, false},
-	[SCSI_LU_RESET] = {is_of_lu, true},
-	[SCSI_TARGET_RESET] = {is_of_lu, true},
-};
-
 /* ---- The end ---- */
 
 static void tmf_end(struct scsi_tmf *tmf)
@@ -134,6 +124,17 @@ static int edit_tell(struct unit_op *op, struct unit_view *next)
 	part->flushes = mode_needs_flush(state->mode, state->mode_saved);
 	if (!part->flushes)
 		restore_mode(part, next);
+	return 0;
+}
+
+/* What a nexus loses is its own reservation only (SAM-5 6.3.4). */
+static int edit_tell_nexus(struct unit_op *op, struct unit_view *next)
+{
+	struct tmf_part *part = container_of(op, struct tmf_part, tell);
+
+	part->holder = next->holder == op->nexus_id ? next->holder : 0;
+	part->reserved = lu_state_of(next)->reserved;
+	part->flushes = false;
 	return 0;
 }
 
@@ -201,11 +202,73 @@ static void restore(struct tmf_part *part)
 	}
 }
 
+/* ---- Those that only ask ---- */
+
+/* The same tasks that an ABORT would end. */
+static enum scsi_tmf_response ask_tasks(struct scsi_tmf *tmf, const struct scsi_itl *itl);
+
+/* The byte before the codes: the sense key, and whether there is more than one (SAM-5 7.10, UADE
+ * DEPTH). */
+enum { UADE_ONE = 0x10, UADE_MORE = 0x20 };
+
+/* The next unit attention, which stays. */
+static enum scsi_tmf_response ask_event(struct scsi_tmf *tmf, const struct scsi_itl *itl)
+{
+	uint8_t sense[SENSE_BYTES_MAX];
+	struct sense_data data = {.sense = SENSE_NONE};
+	const unsigned n = ua_look(itl, &data.sense);
+
+	if (n == 0)
+		return SCSI_TMF_COMPLETE;
+	sense_build(sense, &data, SENSE_DESCRIPTOR);
+	memcpy(tmf->event, sense + 1, sizeof(tmf->event));
+	tmf->event[0] |= n == 1 ? UADE_ONE : UADE_MORE;
+	return SCSI_TMF_SUCCEEDED;
+}
+
+/* ---- The table ---- */
+
+struct reset {
+	int (*tell)(struct unit_op *op, struct unit_view *next);
+	unsigned changes;
+	bool of_nexus; /* who asks is the one that is told */
+};
+
+static const struct reset reset_lu = {edit_tell, LU_CHANGED_RESET, false};
+static const struct reset reset_nexus = {edit_tell_nexus, LU_CHANGED_NEXUS, true};
+
+static const struct {
+	bool (*matches)(const struct unit_op *op, const struct unit_task *t);
+	const struct reset *reset; /* NULL: it is none */
+	bool all_luns;
+	/* Instead of all that. */
+	enum scsi_tmf_response (*ask)(struct scsi_tmf *tmf, const struct scsi_itl *itl);
+} functions[] = {
+	[SCSI_ABORT_TASK] = {is_task},
+	[SCSI_ABORT_TASK_SET] = {is_of_set},
+	[SCSI_LU_RESET] = {is_of_lu, &reset_lu},
+	[SCSI_TARGET_RESET] = {is_of_lu, &reset_lu, .all_luns = true},
+	[SCSI_NEXUS_RESET] = {is_of_set, &reset_nexus, .all_luns = true},
+	[SCSI_QUERY_TASK] = {is_task, .ask = ask_tasks},
+	[SCSI_QUERY_TASK_SET] = {is_of_set, .ask = ask_tasks},
+	[SCSI_QUERY_EVENT] = {.ask = ask_event},
+};
+
+static enum scsi_tmf_response ask_tasks(struct scsi_tmf *tmf, const struct scsi_itl *itl)
+{
+	const struct tmf_part part = {
+		.tmf = tmf,
+		.abort = {.nexus_id = tmf->nexus->id, .matches = functions[tmf->function].matches},
+	};
+
+	return unit_has_victim(&itl->attach, &part.abort) ? SCSI_TMF_SUCCEEDED : SCSI_TMF_COMPLETE;
+}
+
 /* ---- One LU ---- */
 
 static void part_went_on(struct tmf_part *part, int err)
 {
-	const bool resets = functions[part->tmf->function].resets;
+	const bool resets = functions[part->tmf->function].reset != NULL;
 
 	part->failed = part->failed || err != 0;
 	if (--part->waiting != 0)
@@ -232,6 +295,7 @@ static void told(struct unit_op *op, int err)
 static void part_begin(struct tmf_part *part)
 {
 	const struct nexus *n = part->tmf->nexus;
+	const struct reset *reset = functions[part->tmf->function].reset;
 	struct unit *unit = part->itl->lu->unit;
 
 	part->itl->tmfs++;
@@ -245,14 +309,15 @@ static void part_begin(struct tmf_part *part)
 		.done = aborted,
 	};
 	unit_abort(&part->abort);
-	if (!functions[part->tmf->function].resets)
+	if (reset == NULL)
 		return;
 	part->waiting++;
 	part->tell = (struct unit_op){
 		.unit = unit,
 		.loop = n->loop,
-		.edit = edit_tell,
-		.changes = LU_CHANGED_RESET, /* for every nexus, this one as well */
+		.nexus_id = reset->of_nexus ? n->id : 0, /* 0: every nexus is told */
+		.edit = reset->tell,
+		.changes = reset->changes,
 		.done = told,
 	};
 	unit_publish(&part->tell);
@@ -263,7 +328,7 @@ static void part_begin(struct tmf_part *part)
 /* The LUs that it is about, from `lun` on. */
 static unsigned last_lun(const struct scsi_tmf *tmf, unsigned *lun)
 {
-	if (tmf->function == SCSI_TARGET_RESET) {
+	if (functions[tmf->function].all_luns) {
 		*lun = 0;
 		return SCSI_LUNS;
 	}
@@ -280,10 +345,16 @@ static unsigned count_luns(const struct scsi_tmf *tmf)
 	return n;
 }
 
-static void begin_parts(struct scsi_tmf *tmf)
+static void begin_parts(struct scsi_tmf *tmf, unsigned nluns)
 {
 	unsigned lun, end = last_lun(tmf, &lun), i = 0;
 
+	tmf->parts = calloc(nluns, sizeof(*tmf->parts));
+	if (tmf->parts == NULL) {
+		end_later(tmf, SCSI_TMF_FAILED);
+		return;
+	}
+	tmf->waiting = tmf->nparts = nluns;
 	for (; lun < end; lun++) {
 		struct scsi_itl *itl = tmf->nexus->luns[lun];
 
@@ -297,6 +368,7 @@ static void begin_parts(struct scsi_tmf *tmf)
 void scsi_tmf_run(struct scsi_tmf *tmf)
 {
 	struct nexus *n = tmf->nexus;
+	const unsigned nluns = count_luns(tmf);
 
 	CHECK(!n->opening && !n->closing);
 	nexus_hold(n);
@@ -304,19 +376,15 @@ void scsi_tmf_run(struct scsi_tmf *tmf)
 	tmf->serial = n->serial;
 	tmf->response = SCSI_TMF_COMPLETE;
 	tmf->parts = NULL;
-	tmf->waiting = tmf->nparts = count_luns(tmf);
-	if (tmf->nparts == 0) {
+	tmf->waiting = tmf->nparts = 0;
+	memset(tmf->event, 0, sizeof(tmf->event));
+	if (nluns == 0)
 		end_later(tmf,
-			  tmf->function == SCSI_TARGET_RESET ? SCSI_TMF_COMPLETE : SCSI_TMF_NO_LU);
-		return;
-	}
-	tmf->parts = calloc(tmf->nparts, sizeof(*tmf->parts));
-	if (tmf->parts == NULL) {
-		tmf->nparts = 0;
-		end_later(tmf, SCSI_TMF_FAILED);
-		return;
-	}
-	begin_parts(tmf);
+			  functions[tmf->function].all_luns ? SCSI_TMF_COMPLETE : SCSI_TMF_NO_LU);
+	else if (functions[tmf->function].ask != NULL)
+		end_later(tmf, functions[tmf->function].ask(tmf, n->luns[lun_decode(tmf->lun)]));
+	else
+		begin_parts(tmf, nluns);
 }
 
 void tmf_nexus_lost(struct nexus *n)

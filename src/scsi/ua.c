@@ -7,6 +7,7 @@
 static const enum sense ua_sense[UA_COUNT] = {
 	[UA_POWER_ON] = SENSE_POWER_ON,
 	[UA_RESET] = SENSE_RESET,
+	[UA_NEXUS_LOST] = SENSE_NEXUS_LOST,
 	[UA_MEDIUM_CHANGED] = SENSE_MEDIUM_CHANGED,
 	[UA_CAPACITY_CHANGED] = SENSE_CAPACITY_CHANGED,
 	[UA_MODE_CHANGED] = SENSE_MODE_CHANGED,
@@ -17,10 +18,11 @@ static const enum sense ua_sense[UA_COUNT] = {
 	[UA_LUNS_CHANGED] = SENSE_LUNS_CHANGED,
 };
 
-/* What the other nexuses are told when a view was published. */
+/* What nexuses are told when a view was published: all but the one that asked for it, or that one. */
 static const struct {
 	unsigned change;
 	enum ua ua;
+	bool who_asked;
 } ua_of_change[] = {
 	{UNIT_CHANGED_SIZE, UA_CAPACITY_CHANGED},
 	{UNIT_CHANGED_MEDIUM, UA_MEDIUM_CHANGED},
@@ -31,6 +33,7 @@ static const struct {
 	{LU_CHANGED_INQUIRY, UA_INQUIRY_CHANGED},
 	{LU_CHANGED_IDENTIFIER, UA_IDENTIFIER_CHANGED},
 	{LU_CHANGED_RESET, UA_RESET},
+	{LU_CHANGED_NEXUS, UA_NEXUS_LOST, .who_asked = true},
 };
 
 void ua_add(struct scsi_itl *itl, enum ua ua)
@@ -42,6 +45,13 @@ void ua_luns_told(struct nexus *n)
 {
 	list_for_each (pos, &n->itls)
 		list_entry(pos, struct scsi_itl, link)->ua &= ~(1u << UA_LUNS_CHANGED);
+}
+
+unsigned ua_look(const struct scsi_itl *itl, enum sense *sense)
+{
+	if (itl->ua != 0)
+		*sense = ua_sense[__builtin_ctz(itl->ua)];
+	return (unsigned)__builtin_popcount(itl->ua);
 }
 
 bool ua_take(struct scsi_itl *itl, enum sense *sense)
@@ -61,12 +71,10 @@ bool ua_take(struct scsi_itl *itl, enum sense *sense)
 void ua_changed(struct unit_attach *a, unsigned changes, uint64_t origin)
 {
 	struct scsi_itl *itl = container_of(a, struct scsi_itl, attach);
-	size_t i;
+	const bool who_asked = origin == a->nexus_id;
 
-	if (origin == a->nexus_id)
-		return;
-	for (i = 0; i < ARRAY_LEN(ua_of_change); i++) {
-		if (changes & ua_of_change[i].change)
+	for (size_t i = 0; i < ARRAY_LEN(ua_of_change); i++) {
+		if (changes & ua_of_change[i].change && ua_of_change[i].who_asked == who_asked)
 			ua_add(itl, ua_of_change[i].ua);
 	}
 }

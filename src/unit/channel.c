@@ -85,6 +85,15 @@ void unit_visit_tasks(const struct unit_attach *a, void (*visit)(struct unit_tas
 	}
 }
 
+bool unit_has_victim(const struct unit_attach *a, const struct unit_op *op)
+{
+	list_for_each (pos, &a->channel->tasks) {
+		if (op->matches(op, list_entry(pos, struct unit_task, link)))
+			return true;
+	}
+	return false;
+}
+
 /* ---- The end of an I/O ---- */
 
 /* The owner may free it, or submit it again, from here on. */

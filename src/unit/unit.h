@@ -181,6 +181,9 @@ void unit_task_begin(struct channel *c, struct unit_task *t);
 void unit_task_end(struct unit_task *t);
 /* On a->loop: all tasks of the nexus there. `visit` ends none of them. */
 void unit_visit_tasks(const struct unit_attach *a, void (*visit)(struct unit_task *t));
+struct unit_op;
+/* On a->loop: whether an ABORT like `op`, of which nexus_id and matches count, had a victim there now. */
+bool unit_has_victim(const struct unit_attach *a, const struct unit_op *op);
 
 const struct unit_view *channel_view(const struct channel *c);
 struct unit *channel_unit(const struct channel *c);

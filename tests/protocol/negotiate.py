@@ -42,7 +42,9 @@ OFFERS = [
     ("OFMarker", "Yes", "No"),
     ("IFMarkInt", "2048", "Reject"),
     ("TaskReporting", "FastAbort,RFC3720", "RFC3720"),
-    ("iSCSIProtocolLevel", "2", "1"),
+    ("iSCSIProtocolLevel", "1", "1"),
+    ("iSCSIProtocolLevel", "2", "2"),
+    ("iSCSIProtocolLevel", "3", "2"),
     ("X-org.example.key", "value", "NotUnderstood"),
     ("NoSuchKey", "1", "NotUnderstood"),
 ]

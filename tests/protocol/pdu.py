@@ -43,7 +43,7 @@ LAYOUT = {
     SCSI_RESPONSE: ("SCSI Response", {"response": (2, 1), "status": (3, 1), **_ANSWER,
                                       "expdatasn": (36, 4), "bidi": (40, 4),
                                       "residual": (44, 4)}),
-    TMF_RESPONSE: ("TMF Response", {"response": (2, 1), **_ANSWER}),
+    TMF_RESPONSE: ("TMF Response", {"response": (2, 1), "additional": (8, 3), **_ANSWER}),
     LOGIN_RESPONSE: ("Login Response", {"vmax": (2, 1), "vactive": (3, 1), "isid": (8, 6),
                                         "tsih": (14, 2), **_ANSWER, "status": (36, 2)}),
     TEXT_RESPONSE: ("Text Response", {"ttt": (20, 4), **_ANSWER}),

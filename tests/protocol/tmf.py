@@ -60,7 +60,8 @@ def was_reset(s):
 def what_there_is_not(server):
     with session(server) as s:
         for what, response in ((0, NOT_SUPPORTED), (CLEAR_ACA, NOT_SUPPORTED), (REASSIGN, NO_REASSIGN),
-                               (9, NOT_SUPPORTED), (0x7F, NOT_SUPPORTED)):
+                               (9, NOT_SUPPORTED), (10, NOT_SUPPORTED), (11, NOT_SUPPORTED),
+                               (12, NOT_SUPPORTED), (13, NOT_SUPPORTED), (0x7F, NOT_SUPPORTED)):
             function(s, what, response)
             function(s, what, response, immediate=False)
         s.ping()
@@ -474,6 +475,7 @@ def cold_reset_ends_the_sessions_of_the_target(server):
     s, other = session(server), session(server, isid=OTHER_ISID)
     function(s, COLD_RESET)
     s.expect_close()
+    other.expect(P.ASYNC, event=3)
     other.expect_close()
     with session(server) as s:
         s.good(s.command(test_unit_ready()))

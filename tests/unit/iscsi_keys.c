@@ -137,8 +137,9 @@ static void numbers(void **state)
 		{"ErrorRecoveryLevel=2", "ErrorRecoveryLevel=0", KEYS_OK},
 		{"ErrorRecoveryLevel=3", "ErrorRecoveryLevel=Reject", KEYS_OK},
 		{"iSCSIProtocolLevel=0", "iSCSIProtocolLevel=0", KEYS_OK},
-		{"iSCSIProtocolLevel=2", "iSCSIProtocolLevel=1", KEYS_OK},
-		{"iSCSIProtocolLevel=31", "iSCSIProtocolLevel=1", KEYS_OK},
+		{"iSCSIProtocolLevel=1", "iSCSIProtocolLevel=1", KEYS_OK},
+		{"iSCSIProtocolLevel=2", "iSCSIProtocolLevel=2", KEYS_OK},
+		{"iSCSIProtocolLevel=31", "iSCSIProtocolLevel=2", KEYS_OK},
 		{"iSCSIProtocolLevel=32", "iSCSIProtocolLevel=Reject", KEYS_OK},
 	};
 

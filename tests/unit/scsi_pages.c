@@ -337,11 +337,14 @@ static void what_it_does_not_know(void **state)
 
 static void supported_task_management_functions(void **state)
 {
-	static const uint8_t none[16] = {[3] = 12};
+	static const uint8_t none[16] = {[3] = 12}, some[4] = {0xde, 0x07};
 
 	expect_bytes(AT(0, 255, 0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0), (const uint8_t[4]){0},
 		     4);
 	expect_bytes(AT(0, 255, 0xa3, 0x0d, 0x80, 0, 0, 0, 0, 0, 0, 255, 0, 0), none, 16);
+	nexus.nexus.task_management = 0xde07;
+	expect_bytes(AT(0, 255, 0xa3, 0x0d, 0, 0, 0, 0, 0, 0, 0, 255, 0, 0), some, 4);
+	nexus.nexus.task_management = 0;
 }
 
 static void request_sense_without_anything_to_tell(void **state)

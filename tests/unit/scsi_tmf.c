@@ -154,13 +154,18 @@ static void tur_good(struct fx_nexus *n)
 	was_good(FX_CMD(n, 0, 0, 0, 0, 0, 0, 0));
 }
 
-/* One unit attention, and no second one. */
-static void was_reset(struct fx_nexus *n)
+static void was_told(struct fx_nexus *n, uint8_t asc, uint8_t ascq)
 {
 	struct fx_task *ft = FX_CMD(n, 0, 0, 0, 0, 0, 0, 0);
 
-	fx_sense(ft, 0x6, 0x29, 0x03);
+	fx_sense(ft, 0x6, asc, ascq);
 	fx_task_free(ft);
+}
+
+/* One unit attention, and no second one. */
+static void was_reset(struct fx_nexus *n)
+{
+	was_told(n, 0x29, 0x03);
 	tur_good(n);
 }
 
@@ -408,7 +413,8 @@ static void tmf_then_task(void *arg)
 static void later_tasks_are_no_victims(void **state)
 {
 	static const enum scsi_tmf_function all[] = {SCSI_ABORT_TASK, SCSI_ABORT_TASK_SET,
-						     SCSI_LU_RESET, SCSI_TARGET_RESET};
+						     SCSI_LU_RESET, SCSI_TARGET_RESET,
+						     SCSI_NEXUS_RESET};
 
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
 		struct tmf f = {
@@ -430,7 +436,7 @@ static void later_tasks_are_no_victims(void **state)
 		}
 		/* It lives, and has not written yet: it hears of the reset. */
 		fx_finish_wait(both.later);
-		fx_sense(both.later, 0x6, 0x29, 0x03);
+		fx_sense(both.later, 0x6, 0x29, all[i] == SCSI_NEXUS_RESET ? 0x07 : 0x03);
 		fx_task_free(both.later);
 		tur_good(&far);
 	}
@@ -498,10 +504,7 @@ static void set_tas(struct fx_nexus *n)
 
 static void take_mode_changed(struct fx_nexus *n)
 {
-	struct fx_task *ft = FX_CMD(n, 0, 0, 0, 0, 0, 0, 0);
-
-	fx_sense(ft, 0x6, 0x2a, 0x01);
-	fx_task_free(ft);
+	was_told(n, 0x2a, 0x01);
 }
 
 static void mode_parameters_go_back(void **state)
@@ -681,6 +684,172 @@ struct lun {
 	sem_t sem;
 };
 
+/* ---- The reset of a nexus ---- */
+
+/* It waits for its own, and is told to itself alone. */
+static void nexus_reset_in_every_park(void **state)
+{
+	for (size_t i = 0; i < ARRAY_LEN(parks); i++) {
+		struct fx_task *ft = parks[i].before(&far);
+		struct tmf f;
+
+		print_message("%s\n", parks[i].name);
+		begin(&f, &far, SCSI_NEXUS_RESET, 0);
+		assert_int_equal(ft->finished, !parks[i].hangs);
+		release();
+		if (parks[i].after != NULL)
+			parks[i].after();
+		release();
+		end(&f, SCSI_TMF_COMPLETE);
+		silent(ft);
+		free_blocker();
+		was_told(&far, 0x29, 0x07);
+		tur_good(&far);
+		tur_good(&a);
+		tur_good(&b);
+	}
+}
+
+static void nexus_reset_leaves_others_alone(void **state)
+{
+	struct fx_task *own = read_at(&a, 0, 1), *others = read_at(&b, 0, 1),
+		       *fars = read_at(&far, 0, 1);
+	struct tmf f;
+
+	begin(&f, &a, SCSI_NEXUS_RESET, 0);
+	/* However long its own hangs, the nexus is told. */
+	was_told(&a, 0x29, 0x07);
+	assert_false(f.done);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(own);
+	good(others);
+	good(fars);
+	tur_good(&a);
+	tur_good(&b);
+}
+
+/* Its own, when its last write has left the store; another's stays. */
+static void nexus_reset_ends_its_reservation(void **state)
+{
+	struct fx_task *ft, *slow;
+	struct tmf f;
+
+	was_good(FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0));
+	run(&b, SCSI_NEXUS_RESET, 0);
+	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+	slow = read_at(&a, 0, 1);
+	begin(&f, &a, SCSI_NEXUS_RESET, 0);
+	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+	release();
+	end(&f, SCSI_TMF_COMPLETE);
+	silent(slow);
+	was_told(&b, 0x29, 0x07);
+	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	was_told(&a, 0x29, 0x07);
+	tur_good(&a);
+}
+
+static void nexus_reset_leaves_mode_parameters(void **state)
+{
+	set_tas(&far);
+	take_mode_changed(&a);
+	take_mode_changed(&b);
+	run(&far, SCSI_NEXUS_RESET, 0);
+	assert_int_equal(control_byte_5(&a), 0x40);
+	was_told(&far, 0x29, 0x07);
+	assert_int_equal(control_byte_5(&far), 0x40);
+}
+
+/* ---- What can be asked ---- */
+
+static void query(struct fx_nexus *n, enum scsi_tmf_function function, uint64_t tag, bool yes)
+{
+	struct tmf f;
+
+	begin(&f, n, function, tag);
+	end(&f, yes ? SCSI_TMF_SUCCEEDED : SCSI_TMF_COMPLETE);
+	assert_memory_equal(f.t.event, ((uint8_t[3]){0}), 3);
+}
+
+/* Its answer waits for nothing, and it changes nothing. */
+static void query_task_in_every_park(void **state)
+{
+	for (size_t i = 0; i < ARRAY_LEN(parks); i++) {
+		struct fx_task *ft = parks[i].before(&far);
+
+		print_message("%s\n", parks[i].name);
+		query(&far, SCSI_QUERY_TASK, 7, true);
+		query(&far, SCSI_QUERY_TASK, 8, false);
+		query(&far, SCSI_QUERY_TASK_SET, 0, true);
+		query(&a, SCSI_QUERY_TASK, 7, false);
+		query(&a, SCSI_QUERY_TASK_SET, 0, false);
+		assert_false(ft->finished || ft->ncancelled != 0);
+		release();
+		run(&far, SCSI_ABORT_TASK, 7);
+		if (parks[i].after != NULL)
+			parks[i].after();
+		release();
+		fx_finish_wait(ft);
+		fx_task_free(ft);
+		free_blocker();
+		query(&far, SCSI_QUERY_TASK, 7, false);
+		query(&far, SCSI_QUERY_TASK_SET, 0, false);
+	}
+}
+
+static void query_where_there_is_no_logical_unit(void **state)
+{
+	static const enum scsi_tmf_function all[] = {SCSI_QUERY_TASK, SCSI_QUERY_TASK_SET,
+						     SCSI_QUERY_EVENT};
+
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		struct tmf f = {.t = {.nexus = &a.nexus,
+				      .function = all[i],
+				      .lun = {0, 1},
+				      .done = tmf_done}};
+
+		sem_init(&f.sem, 0, 0);
+		fx_call(&fx, tmf_run, &f);
+		end(&f, SCSI_TMF_NO_LU);
+	}
+}
+
+static void event_is(struct fx_nexus *n, uint8_t first, uint8_t asc, uint8_t ascq)
+{
+	const uint8_t want[3] = {first, asc, ascq};
+	struct tmf f;
+
+	begin(&f, n, SCSI_QUERY_EVENT, 0);
+	end(&f, first != 0 ? SCSI_TMF_SUCCEEDED : SCSI_TMF_COMPLETE);
+	assert_memory_equal(f.t.event, want, 3);
+}
+
+/* In their order of precedence, and none is taken. */
+static void query_event_shows_the_next_unit_attention(void **state)
+{
+	event_is(&far, 0, 0, 0);
+	set_tas(&a);
+	event_is(&a, 0, 0, 0);
+	event_is(&far, 0x16, 0x2a, 0x01);
+	run(&a, SCSI_LU_RESET, 0);
+	run(&far, SCSI_NEXUS_RESET, 0);
+	event_is(&far, 0x26, 0x29, 0x03);
+	event_is(&far, 0x26, 0x29, 0x03);
+	was_told(&far, 0x29, 0x03);
+	event_is(&far, 0x26, 0x29, 0x07);
+	was_told(&far, 0x29, 0x07);
+	event_is(&far, 0x16, 0x2a, 0x01);
+	take_mode_changed(&far);
+	event_is(&far, 0, 0, 0);
+	tur_good(&far);
+}
+
 /* ---- TAS: who is told ---- */
 
 static void others_are_told_where_tas_is_set(void **state)
@@ -779,6 +948,13 @@ int main(void)
 		TEST(target_reset_is_of_every_lu),
 		TEST(others_are_told_where_tas_is_set),
 		TEST(own_tasks_are_silent_with_tas),
+		TEST(nexus_reset_in_every_park),
+		TEST(nexus_reset_leaves_others_alone),
+		TEST(nexus_reset_ends_its_reservation),
+		TEST(nexus_reset_leaves_mode_parameters),
+		TEST(query_task_in_every_park),
+		TEST(query_where_there_is_no_logical_unit),
+		TEST(query_event_shows_the_next_unit_attention),
 		TEST(lun_goes_under_a_function),
 	};
 
