@@ -65,7 +65,7 @@ KEYS = {
     "DefaultTime2Retain": Key({O}, "3600", "0", (*NUMBERS, "3601")),
     "ErrorRecoveryLevel": Key({O}, "2", "0", (*NUMBERS, "3")),
     "TaskReporting": lead("FastAbort,RFC3720", "RFC3720", ("", "FastAbort", "rfc3720")),
-    "iSCSIProtocolLevel": lead("31", "1", (*NUMBERS, "32")),
+    "iSCSIProtocolLevel": lead("31", "2", (*NUMBERS, "32")),
     "X#NodeArchitecture": Key(LOGIN, "os:cpu", None),
     "SendTargets": Key({F}, "", None),
     "TargetAlias": Key({S, O, F}, "t", "Reject"),

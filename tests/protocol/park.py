@@ -29,10 +29,11 @@ STORE = "fault:rule=write@0-1M;hang;while=hung:disk.img"
 BLOCKS = 8
 HUNG, ELSEWHERE = 0, 16384  # LBAs: in the part that hangs, and in the one that does not
 OLD, NEW, OTHERS = (pattern(BLOCKS * 512, seed) for seed in (1, 2, 3))
-ORDERED = 2
+ORDERED, NEXUS_RESET = 2, 11
 WCE = 4
 FUNCTIONS = {"abort_task": ABORT_TASK, "abort_task_set": ABORT_TASK_SET, "clear_task_set": CLEAR_TASK_SET,
-             "lun_reset": LUN_RESET, "warm_reset": WARM_RESET, "cold_reset": COLD_RESET}
+             "nexus_reset": NEXUS_RESET, "lun_reset": LUN_RESET, "warm_reset": WARM_RESET,
+             "cold_reset": COLD_RESET}
 RESETS = (LUN_RESET, WARM_RESET, COLD_RESET)
 
 
@@ -58,7 +59,8 @@ class World:
         self.sessions.close()
 
     def come(self, isid):
-        return self.sessions.enter_context(login(self.server.portals[0], self.server.iqn(), isid=isid))
+        return self.sessions.enter_context(login(self.server.portals[0], self.server.iqn(), isid=isid,
+                                               keys={"iSCSIProtocolLevel": 2}))
 
     def hang(self):
         with open(self.path, "w", encoding="ascii"):
@@ -149,7 +151,7 @@ class Park:
         if not own:
             return "disk" in self.hangs
         return {ABORT_TASK: "it", ABORT_TASK_SET: "session",
-                CLEAR_TASK_SET: "session"}.get(function, "disk") in self.hangs
+                CLEAR_TASK_SET: "session", NEXUS_RESET: "session"}.get(function, "disk") in self.hangs
 
 
 PARKS = {
