@@ -162,7 +162,8 @@ static int open_portals(struct daemon *dm, const struct run_options *o, struct d
 
 int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag *d)
 {
-	struct loop_config loop_config = {.nloops = (unsigned)o->threads};
+	struct loop_config loop_config = {.nloops = (unsigned)o->threads,
+					  .memory_bytes = o->memory};
 	int err;
 
 	err = loop_set_create(&dm->set, &loop_config, d);

@@ -57,7 +57,7 @@ int iqn_from_host(char out[SCSI_NAME_MAX + 1], const char *host, const char *nam
 /* ---- options.c: what `spindle run` takes */
 
 struct run_options {
-	uint64_t size, port, threads;
+	uint64_t size, port, threads, memory;
 	struct opt_strings listen, chap;
 	const char *name, *iqn, *mutual_chap, *state;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */

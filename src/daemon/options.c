@@ -99,6 +99,14 @@ const struct opt run_opts[] = {
 		.help = "threads that serve; else one a core",
 	},
 	{
+		.name = "memory",
+		.kind = OPT_SIZE,
+		.offset = FIELD(memory),
+		.min = LOOP_MEMORY_MIN,
+		.arg = "SIZE",
+		.help = "for data on its way; else 256M, or 64M a thread",
+	},
+	{
 		.name = "unsolicited",
 		.kind = OPT_FLAG,
 		.offset = FIELD(unsolicited),

@@ -235,6 +235,8 @@ static void ask(struct iscsi_task *t)
 		const struct scsi_seg *seg = t->out[i].seg;
 		uint32_t end = seg->off + seg->len;
 
+		if (!t->out[i].attached)
+			return;
 		if (t->asked < seg->off)
 			t->asked = seg->off;
 		while (t->asked < end) {
@@ -268,32 +270,71 @@ static bool adopt_early(struct iscsi_task *t, struct scsi_seg *seg)
 	return true;
 }
 
-/* Gives the segment its buffer, and what is there already. */
-static int attach(struct iscsi_task *t, struct move_out *m)
+/* The segment has its buffer, and gets what is there already. */
+static void attach(struct iscsi_task *t, struct move_out *m)
 {
 	struct scsi_seg *seg = m->seg;
 
 	if (t->early_len > seg->off)
 		m->have = low_u32(min_u64(t->early_len - seg->off, seg->len));
-	if (!adopt_early(t, seg)) {
-		seg->buf = loop_buf_get(t->session->home->loop, seg->len);
-		if (seg->buf == NULL)
-			return -ENOMEM;
-		if (m->have != 0)
-			memcpy(seg->buf->data, t->early + seg->off, m->have);
-	}
+	if (m->have != 0 && t->early != NULL)
+		memcpy(seg->buf->data, t->early + seg->off, m->have);
 	seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};
 	seg->niov = 1;
 	m->attached = true;
 	if (seg->off + seg->len >= t->early_len)
 		drop_early(t);
-	return 0;
+}
+
+static void pump(struct iscsi_task *t);
+
+static void granted(struct loop_wait *w, int err)
+{
+	struct iscsi_task *t = container_of(w, struct iscsi_task, wait);
+
+	if (err != 0)
+		t->bad = SENSE_INTERNAL_FAILURE;
+	for (unsigned i = 0; i < t->nout && err == 0; i++)
+		if (&t->out[i].seg->buf == w->bufs)
+			attach(t, &t->out[i]);
+	pump(t);
+}
+
+/* false: the segment waits for its buffer. */
+static bool take_buf(struct iscsi_task *t, struct scsi_seg *seg)
+{
+	if (seg->buf != NULL || adopt_early(t, seg))
+		return true;
+	t->wait.bufs = &seg->buf;
+	t->wait.len_bytes = seg->len;
+	t->wait.n = 1;
+	t->wait.need = LOOP_SEGMENT;
+	t->wait.granted = granted;
+	return loop_share_take(t->session->nexus.share, &t->wait);
+}
+
+/* The first segment waits for its buffer when it must; the second one gets what nobody else misses. */
+static void attach_all(struct iscsi_task *t)
+{
+	for (unsigned i = 0; i < t->nout && !loop_wait_waits(&t->wait); i++) {
+		struct move_out *m = &t->out[i];
+
+		if (m->attached)
+			continue;
+		if (i != 0 && m->seg->buf == NULL &&
+		    !loop_share_plenty(t->session->nexus.share, m->seg->len))
+			return;
+		if (take_buf(t, m->seg))
+			attach(t, m);
+	}
 }
 
 static void move_out_end(struct iscsi_task *t, unsigned i, int err)
 {
 	struct scsi_seg *seg = t->out[i].seg;
 
+	if (loop_wait_waits(&t->wait) && t->wait.bufs == &seg->buf)
+		loop_wait_cancel(&t->wait);
 	t->nout--;
 	if (i == 0)
 		t->out[0] = t->out[1];
@@ -313,9 +354,7 @@ static void tell_bad(struct iscsi_task *t)
 static bool pump_first(struct iscsi_task *t)
 {
 	if (t->bad == SENSE_NONE)
-		for (unsigned i = 0; i < t->nout; i++)
-			if (!t->out[i].attached && attach(t, &t->out[i]) != 0)
-				t->bad = SENSE_INTERNAL_FAILURE;
+		attach_all(t);
 	if (t->bad != SENSE_NONE) {
 		if (t->nr2ts != 0)
 			return false;
@@ -323,6 +362,8 @@ static bool pump_first(struct iscsi_task *t)
 		move_out_end(t, 0, -EIO);
 		return true;
 	}
+	if (!t->out[0].attached)
+		return false;
 	if (t->out[0].have < t->out[0].seg->len) {
 		ask(t);
 		return false;
@@ -348,7 +389,6 @@ static void move_out(struct iscsi_task *t, struct scsi_seg *seg)
 	CHECK(t->nout < ARRAY_LEN(t->out));
 	CHECK(seg->off + (uint64_t)seg->len <= t->scsi.expected_out);
 	t->out[t->nout++] = (struct move_out){.seg = seg};
-	seg->buf = NULL;
 	itask_ref(t);
 	if (t->conn->closed)
 		move_out_end(t, t->nout - 1u, -EIO);
@@ -398,12 +438,20 @@ void data_set_early(struct iscsi_task *t, struct pdu_in *pdu)
 	pdu->buf = NULL;
 }
 
-/* Room for all that can still be put behind it, so that it can become a segment's buffer. */
+struct loop_buf *data_early_buf(struct iscsi_session *s, uint32_t least, uint32_t best)
+{
+	struct loop_buf *buf = loop_share_get(s->nexus.share, best);
+
+	return buf != NULL || least == best ? buf : loop_share_get(s->nexus.share, least);
+}
+
+/* With room for all that may still be put behind it. */
 static int get_early_buf(struct iscsi_task *t)
 {
-	uint64_t len = max_u64(t->early_max, min_u64(t->scsi.expected_out, LOOP_BUF_MAX));
+	uint64_t best = max_u64(t->early_max, min_u64(t->scsi.expected_out, LOOP_BUF_MAX));
 
-	t->early_buf = loop_buf_get(t->session->home->loop, low_u32(len));
+	t->early_buf = data_early_buf(t->session, t->unsolicited ? t->early_max : t->early_len,
+				      low_u32(best));
 	return t->early_buf == NULL ? -ENOMEM : 0;
 }
 

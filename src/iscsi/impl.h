@@ -20,10 +20,14 @@
 
 /* ---- Limits and times ---- */
 
-#define WINDOW            128 /* commands of a session that may be under way */
-#define IMMEDIATE_MAX     32  /* immediate commands of a session beside them */
-#define TMF_MAX           8   /* task management functions of a session at a time */
-#define HELD_BYTES_MAX    (1 * MiB)
+#define WINDOW            128  /* commands of a session that may be under way, at most, */
+#define WINDOW_FIRST      16   /* before it has shown what it does, */
+#define WINDOW_MIN        2    /* and however little memory there is */
+#define SLOT_COST_MIN     4096 /* bytes: a task, and what it needs beside data */
+#define WINDOW_EPOCH_LOG  34   /* 2^34 ns, 17 s: who did nothing for so long counts no more */
+#define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */
+#define TMF_MAX           8    /* task management functions of a session at a time */
+#define HELD_BYTES_MAX    (512 * KiB)
 #define R2T_MAX           8     /* outstanding R2Ts of a task */
 #define LOGIN_REQUESTS    1024  /* PDUs of one login */
 #define PLACE_MIN         16384 /* a payload of this size is read into its place */
@@ -33,9 +37,10 @@
 #define RX_TURN_PDUS      64
 #define TX_BATCH_PDUS     64
 #define TX_BATCH_BYTES    (1 * MiB)
-#define TX_READ_AHEAD     (1 * MiB) /* no further read segment while more waits to be sent */
-#define TX_PAUSE_PDUS     2048      /* a peer that does not read is not read from */
-#define TX_PAUSE_BYTES    (4 * MiB) /* the same, of what echoes and texts carry */
+#define TX_READ_AHEAD     (1 * MiB)   /* no further read segment while more waits to be sent */
+#define TX_PAUSE_PDUS     1024        /* a peer that does not read is not read from */
+#define TX_PAUSE_BYTES    (256 * KiB) /* the same, of what echoes and texts take */
+#define TX_SMALL          4096 /* an echo of so much is never refused for its client's sake */
 #define TOMBSTONE_NS      (2 * UINT64_C(1000000000)) /* a reset waits so long for Data-Out */
 #define LOGIN_TIMEOUT_NS  (15 * UINT64_C(1000000000))
 #define TICK_NS           (10 * UINT64_C(1000000000))
@@ -85,7 +90,7 @@ struct tx {
 	struct queue wire;              /* numbered, in this order, and perhaps begun */
 	unsigned nqueued, nwire;        /* PDUs in control and ordinary; in wire */
 	size_t queued_bytes, wire_bytes;
-	size_t own_bytes;                  /* of the queued ones, those that are no segment's */
+	size_t own_bytes;                  /* what the queued ones take that are no segment's */
 	size_t begun;                      /* bytes of the first on the wire that are sent */
 	struct move_in *hold, **hold_tail; /* sent segments whose owner shall not read on yet */
 	struct loop_msg flush_msg;
@@ -145,6 +150,7 @@ struct iscsi_task {
 	enum sense bad;   /* not SENSE_NONE: the data cannot be used */
 	uint32_t asked;   /* bytes asked for by R2T end here */
 	struct move_out out[2];
+	struct loop_wait wait; /* for memory of one of `out` */
 	struct r2t r2ts[R2T_MAX];
 	uint8_t nout, nr2ts;
 };
@@ -155,7 +161,7 @@ struct pdu_in {
 	const struct iscsi_bhs *bhs;
 	const uint8_t *ahs;
 	uint32_t ahs_len;
-	uint8_t *data;
+	uint8_t *data; /* NULL: a command's, thrown away, for there was no memory */
 	uint32_t data_len;
 	struct loop_buf *buf; /* data is its memory; who keeps it sets this to NULL */
 	bool bad_digest;
@@ -279,6 +285,10 @@ struct iscsi_session {
 	uint8_t isid[6];
 	uint16_t tsih;
 	uint32_t exp_cmd_sn, max_cmd_sn, next_ttt;
+	/* The command window, window.c. */
+	unsigned window;             /* commands that may be under way */
+	uint32_t slot_cost;          /* bytes that come unasked with one of its commands, of late */
+	uint64_t epoch;              /* it was counted in, as one that does something */
 	unsigned ntasks, nimmediate; /* in the table; ntasks counts all */
 	struct iscsi_task *table[TASK_BUCKETS];
 	struct queue read_wait; /* tasks that start when less waits to be sent */
@@ -365,6 +375,10 @@ struct iscsi_loop {
 	uint8_t *rx_buf; /* for bulk receives, while a callback runs */
 	struct queue free_pdus, free_tasks;
 	unsigned nfree_pdus, nfree_tasks;
+	/* Sessions that do something: in this epoch so far, and in the one before. */
+	uint64_t epoch;
+	unsigned nbusy, nbusy_before;
+	uint64_t slot_bytes; /* for what may come unasked to each of them */
 	/* Since a moment: refused logins in the log, and those that were not worth a line. */
 	struct {
 		uint64_t since_ns;
@@ -473,6 +487,12 @@ uint32_t session_next_ttt(struct iscsi_session *s);
 /* MaxCmdSN as of now; never goes back. */
 uint32_t session_window(struct iscsi_session *s);
 
+/* window.c */
+/* The session is up: its first window. */
+void window_open(struct iscsi_session *s);
+/* A command has come that brings so many bytes unasked, or makes room for them: how many more may. */
+void window_learn(struct iscsi_session *s, uint32_t bytes);
+
 /* What to do with a numbered request (RFC 7143 4.2.2.1). */
 enum cmdsn_verdict { CMDSN_NOW, CMDSN_HOLD, CMDSN_IGNORE };
 enum cmdsn_verdict cmdsn_judge(uint32_t exp_cmd_sn, uint32_t max_cmd_sn, uint32_t cmd_sn);
@@ -551,6 +571,9 @@ void data_out_end(struct iscsi_task *t, const struct iscsi_bhs *bhs, uint32_t le
  * data_keep_early(). Takes over pdu->buf. */
 void data_set_early(struct iscsi_task *t, struct pdu_in *pdu);
 void data_keep_early(struct iscsi_task *t);
+/* Memory for what comes unasked with a command, `least` bytes and better `best`, for then it can
+ * become a segment's. NULL: there is too little. */
+struct loop_buf *data_early_buf(struct iscsi_session *s, uint32_t least, uint32_t best);
 /* A PDU of the segment was sent (or dropped, when the connection is closed). */
 void data_in_sent(struct iscsi_conn *c, struct move_in *m);
 /* Lets segments go whose owners had to wait until less is queued. */
@@ -564,11 +587,14 @@ void data_count_waiting(struct iscsi_task *t);
 /* pdu.c */
 struct pdu_out *pdu_new(struct iscsi_conn *c, enum iscsi_opcode opcode);
 void pdu_free(struct iscsi_loop *home, struct pdu_out *p);
-/* Copies `len` bytes behind the header; at most LOOP_BUF_MAX. 0 or -ENOMEM. */
+/* Copies `len` bytes behind the header; at most LOOP_BUF_MAX. 0 or -ENOMEM. What is larger than
+ * TX_SMALL is charged to the session. */
 int pdu_put_data(struct iscsi_conn *c, struct pdu_out *p, const void *data, uint32_t len);
 /* Fills in the numbers and digests that depend on when it is sent. */
 void pdu_stamp(struct iscsi_conn *c, struct pdu_out *p);
 size_t pdu_bytes(const struct pdu_out *p);
+/* What it takes of memory that is no segment's. */
+size_t pdu_own_bytes(const struct pdu_out *p);
 uint32_t pdu_padding(uint32_t data_len);
 /* Appends the iovecs of a PDU without its first `skip` bytes; returns how many. */
 #define PDU_IOV_MAX (SCSI_SEG_IOV + 2)
@@ -597,6 +623,8 @@ void tx_flush(struct iscsi_conn *c);
 void tx_drop_segment(struct iscsi_conn *c, struct move_in *m);
 /* The connection is closed: drops everything, segments are told. */
 void tx_purge(struct iscsi_conn *c);
+/* The peer does not read what was said to it: it is not read from. */
+bool tx_is_full(const struct iscsi_conn *c);
 size_t tx_waiting_bytes(const struct iscsi_conn *c);
 /* A last word of a connection that is lost next: it leaves if the socket takes it now. */
 void tx_last_word(struct iscsi_conn *c, struct pdu_out *p);

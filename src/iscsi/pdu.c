@@ -22,6 +22,7 @@ struct pdu_out *pdu_new(struct iscsi_conn *c, enum iscsi_opcode opcode)
 		p = malloc(sizeof(*p));
 		if (p == NULL)
 			return NULL;
+		loop_charge(home->loop, sizeof(*p));
 	}
 	memset(p->head, 0, ISCSI_BHS_LEN);
 	p->head[0] = low_u8(opcode);
@@ -42,11 +43,19 @@ void pdu_free(struct iscsi_loop *home, struct pdu_out *p)
 		return;
 	loop_buf_put(p->buf);
 	if (home->nfree_pdus >= POOL_PDUS) {
+		loop_uncharge(home->loop, sizeof(*p));
 		free(p);
 		return;
 	}
 	home->nfree_pdus++;
 	queue_push(&home->free_pdus, &p->link);
+}
+
+static struct loop_buf *data_buf(const struct iscsi_conn *c, uint32_t len)
+{
+	if (len <= TX_SMALL || c->session == NULL || c->session->nexus.share == NULL)
+		return loop_buf_get(c->home->loop, len);
+	return loop_share_get(c->session->nexus.share, len);
 }
 
 int pdu_put_data(struct iscsi_conn *c, struct pdu_out *p, const void *data, uint32_t len)
@@ -56,7 +65,7 @@ int pdu_put_data(struct iscsi_conn *c, struct pdu_out *p, const void *data, uint
 	if (len == 0)
 		return 0;
 	if (len > PDU_SMALL) {
-		p->buf = loop_buf_get(c->home->loop, len);
+		p->buf = data_buf(c, len);
 		if (p->buf == NULL)
 			return -ENOMEM;
 		to = p->buf->data;
@@ -120,6 +129,13 @@ void pdu_stamp(struct iscsi_conn *c, struct pdu_out *p)
 size_t pdu_bytes(const struct pdu_out *p)
 {
 	return p->head_len + p->data_len + (size_t)p->tail_len;
+}
+
+size_t pdu_own_bytes(const struct pdu_out *p)
+{
+	if (p->moves != NULL)
+		return 0;
+	return p->buf != NULL ? p->buf->cap : p->data_len;
 }
 
 static unsigned gather_piece(struct iovec *iov, const void *base, size_t len, size_t *skip)

@@ -41,7 +41,8 @@ static enum iscsi_reject_reason judge_tag(struct iscsi_session *s, const struct 
 		return ISCSI_REJECT_INVALID_FIELD;
 	if (itask_find(s, itt) != NULL)
 		return ISCSI_REJECT_TASK_IN_PROGRESS;
-	if (is_immediate(pdu) && s->nimmediate >= IMMEDIATE_MAX)
+	/* No window keeps these back. */
+	if (is_immediate(pdu) && (s->nimmediate >= IMMEDIATE_MAX || loop_is_short(s->home->loop)))
 		return ISCSI_REJECT_IMMEDIATE;
 	return NO_REJECT;
 }
@@ -113,6 +114,23 @@ static void set_unsolicited(struct iscsi_task *t, const struct pdu_in *pdu)
 	data_count_waiting(t);
 }
 
+/* What a command takes without being asked to: see data_early_buf(). */
+static uint32_t unasked_bytes(const struct iscsi_task *t, const struct pdu_in *pdu)
+{
+	if (pdu->data_len == 0 && !t->unsolicited)
+		return 0;
+	return low_u32(min_u64(t->scsi.expected_out, LOOP_BUF_MAX));
+}
+
+/* The data lies in the PDU, or was thrown away; then the initiator may try again. */
+static void take_immediate_data(struct iscsi_task *t, struct pdu_in *pdu)
+{
+	if (pdu->data != NULL)
+		data_set_early(t, pdu);
+	else
+		t->bad = SENSE_INTERNAL_FAILURE;
+}
+
 static void run_command(struct iscsi_conn *c, struct pdu_in *pdu)
 {
 	struct iscsi_session *s = c->session;
@@ -131,12 +149,13 @@ static void run_command(struct iscsi_conn *c, struct pdu_in *pdu)
 	}
 	fill_task(t, (const void *)pdu->bhs, &ahs);
 	set_unsolicited(t, pdu);
+	window_learn(s, unasked_bytes(t, pdu));
 	if (pdu->data_len > t->early_max || (pdu->data_len != 0 && !s->params.immediate_data)) {
 		itask_refuse(t, SENSE_UNEXPECTED_UNSOLICITED_DATA);
 		return;
 	}
 	if (pdu->data_len != 0)
-		data_set_early(t, pdu);
+		take_immediate_data(t, pdu);
 	itask_run(t);
 }
 

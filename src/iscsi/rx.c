@@ -126,15 +126,31 @@ static void take_whole(struct iscsi_conn *c, uint8_t *p, const struct layout *l)
 
 /* ---- Payloads that are read into their place ---- */
 
-/* Immediate data gets a buffer that may become the command's first segment. */
+/* Immediate data gets a buffer that may become the command's first segment. Where there is none the
+ * data is thrown away, and the command will be told so. */
+static void place_early(struct iscsi_conn *c, const struct iscsi_bhs *bhs, uint32_t data_len)
+{
+	const struct iscsi_params *params = &c->session->params;
+	uint32_t expected =
+		be32_get(((const struct iscsi_scsi_command *)(const void *)bhs)->expected_len);
+	uint64_t more = params->initial_r2t ? 0 : min_u64(expected, params->first_burst);
+
+	c->rx.buf = data_early_buf(c->session, low_u32(max_u64(data_len, more)),
+				   low_u32(max_u64(data_len, min_u64(expected, LOOP_BUF_MAX))));
+	if (c->rx.buf != NULL)
+		c->rx.place = c->rx.buf->data;
+}
+
 static int place_in_buf(struct iscsi_conn *c, const struct iscsi_bhs *bhs, uint32_t data_len)
 {
-	const struct iscsi_scsi_command *command = (const void *)bhs;
-	uint64_t len = data_len;
+	const bool shares = c->session != NULL && c->session->nexus.share != NULL;
 
-	if (is_command(bhs))
-		len = max_u64(len, min_u64(be32_get(command->expected_len), LOOP_BUF_MAX));
-	c->rx.buf = loop_buf_get(c->home->loop, low_u32(len));
+	if (is_command(bhs) && shares) {
+		place_early(c, bhs, data_len);
+		return 0;
+	}
+	c->rx.buf = shares ? loop_share_get(c->session->nexus.share, data_len)
+			   : loop_buf_get(c->home->loop, data_len);
 	if (c->rx.buf == NULL)
 		return -ENOMEM;
 	c->rx.place = c->rx.buf->data;
@@ -203,7 +219,7 @@ static void end_place(struct iscsi_conn *c)
 		.bhs = bhs,
 		.ahs = head->data + ISCSI_BHS_LEN,
 		.ahs_len = bhs->ahs_words * 4u,
-		.data = rx->payload,
+		.data = rx->place != NULL ? rx->payload : NULL,
 		.data_len = rx->payload_len,
 		.buf = rx->buf,
 		.bad_digest = !placed_digest_ok(c),
@@ -415,10 +431,10 @@ void rx_ready(struct iscsi_conn *c)
 	size_t bytes = 0;
 	unsigned npdus = 0;
 
-	while (!stopped(c) && bytes < RX_TURN_BYTES && npdus < RX_TURN_PDUS)
+	while (!stopped(c) && bytes < RX_TURN_BYTES && npdus < RX_TURN_PDUS && !tx_is_full(c))
 		if (!receive(c, &bytes, &npdus))
 			break;
-	if (c->tx.nqueued > TX_PAUSE_PDUS || c->tx.own_bytes > TX_PAUSE_BYTES)
+	if (tx_is_full(c))
 		c->paused = true;
 }
 

@@ -14,7 +14,7 @@
 
 #include <stdlib.h>
 
-/* ---- The command window (RFC 7143 4.2.2.1) ---- */
+/* ---- The numbering of commands (RFC 7143 4.2.2.1) ---- */
 
 enum cmdsn_verdict cmdsn_judge(uint32_t exp_cmd_sn, uint32_t max_cmd_sn, uint32_t cmd_sn)
 {
@@ -27,8 +27,9 @@ enum cmdsn_verdict cmdsn_judge(uint32_t exp_cmd_sn, uint32_t max_cmd_sn, uint32_
 
 uint32_t session_window(struct iscsi_session *s)
 {
-	uint32_t granted = WINDOW - (s->ntasks - s->nimmediate);
-	uint32_t max = s->exp_cmd_sn - 1 + granted;
+	const unsigned used = s->ntasks - s->nimmediate;
+	const uint32_t granted = s->window > used ? s->window - used : 0;
+	const uint32_t max = s->exp_cmd_sn - 1 + granted;
 
 	if (!s->draining && sn_before(s->max_cmd_sn, max))
 		s->max_cmd_sn = max;
@@ -65,11 +66,12 @@ static int held_add(struct iscsi_session *s, struct list *at, const struct held_
 	size_t len = ISCSI_BHS_LEN + like->ahs_len + (size_t)like->data_len;
 	struct held_pdu *h;
 
-	if (s->held_bytes + len > HELD_BYTES_MAX)
+	if (s->held_bytes + len > HELD_BYTES_MAX || loop_is_short(s->home->loop))
 		return -ENOBUFS;
 	h = calloc(1, sizeof(*h) + len);
 	if (h == NULL)
 		return -ENOMEM;
+	loop_charge(s->home->loop, len);
 	*h = *like;
 	s->held_bytes += len;
 	list_insert_after(at, &h->link);
@@ -108,6 +110,8 @@ int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu
 
 	if (held_at(s, at, cmd_sn) != NULL)
 		return 0; /* once is enough */
+	if (pdu->data_len != 0 && pdu->data == NULL)
+		return -ENOBUFS;
 	err = held_add(s, at, &like, &h);
 	if (err != 0)
 		return err;
@@ -121,8 +125,11 @@ int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu
 
 static void held_remove(struct iscsi_session *s, struct held_pdu *h)
 {
+	const size_t len = ISCSI_BHS_LEN + h->ahs_len + (size_t)h->data_len;
+
 	list_remove(&h->link);
-	s->held_bytes -= ISCSI_BHS_LEN + h->ahs_len + (size_t)h->data_len;
+	s->held_bytes -= len;
+	loop_uncharge(s->home->loop, len);
 }
 
 struct held_pdu *session_held_next(struct iscsi_session *s)
@@ -158,6 +165,7 @@ struct iscsi_session *session_create(struct iscsi *i)
 		return NULL;
 	s->server = i;
 	s->state = SESSION_LOGIN;
+	s->window = WINDOW_MIN;
 	list_init(&s->conns);
 	list_init(&s->held);
 	list_init(&s->tmfs);
@@ -234,6 +242,7 @@ static void nexus_opened(struct nexus *n, int err)
 	}
 	s->state = SESSION_UP;
 	s->was_up = true;
+	window_open(s);
 	log_session(s, "session-up", "login");
 	login_finish(leading_conn(s));
 }

@@ -29,8 +29,13 @@ static struct iscsi_task *pool_get(struct iscsi_loop *home)
 {
 	struct qnode *n = queue_pop(&home->free_tasks);
 
-	if (n == NULL)
-		return calloc(1, sizeof(struct iscsi_task));
+	if (n == NULL) {
+		struct iscsi_task *t = calloc(1, sizeof(*t));
+
+		if (t != NULL)
+			loop_charge(home->loop, sizeof(*t));
+		return t;
+	}
 	home->nfree_tasks--;
 	return container_of(n, struct iscsi_task, link);
 }
@@ -38,6 +43,7 @@ static struct iscsi_task *pool_get(struct iscsi_loop *home)
 static void pool_put(struct iscsi_loop *home, struct iscsi_task *t)
 {
 	if (home->nfree_tasks >= POOL_TASKS) {
+		loop_uncharge(home->loop, sizeof(*t));
 		free(t);
 		return;
 	}
@@ -67,6 +73,7 @@ static void reset(struct iscsi_task *t)
 	t->bad = SENSE_NONE;
 	t->asked = 0;
 	t->nout = t->nr2ts = 0;
+	t->wait.share = NULL;
 }
 
 struct iscsi_task *itask_begin(struct iscsi_conn *c, uint32_t itt, unsigned immediate)

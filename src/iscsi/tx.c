@@ -77,8 +77,7 @@ static void push(struct iscsi_conn *c, struct queue *to, struct pdu_out *p)
 	queue_push(to, &p->link);
 	c->tx.nqueued++;
 	c->tx.queued_bytes += p->data_len;
-	if (p->moves == NULL)
-		c->tx.own_bytes += p->data_len;
+	c->tx.own_bytes += pdu_own_bytes(p);
 	tx_schedule(c);
 }
 
@@ -95,6 +94,11 @@ void tx_push_control(struct iscsi_conn *c, struct pdu_out *p)
 size_t tx_waiting_bytes(const struct iscsi_conn *c)
 {
 	return c->tx.queued_bytes + c->tx.wire_bytes - c->tx.begun;
+}
+
+bool tx_is_full(const struct iscsi_conn *c)
+{
+	return c->tx.nqueued > TX_PAUSE_PDUS || c->tx.own_bytes > TX_PAUSE_BYTES;
 }
 
 static struct pdu_out *next_queued(struct tx *tx)
@@ -118,8 +122,7 @@ static void fill_wire(struct iscsi_conn *c)
 		pdu_stamp(c, p);
 		tx->nqueued--;
 		tx->queued_bytes -= p->data_len;
-		if (p->moves == NULL)
-			tx->own_bytes -= p->data_len;
+		tx->own_bytes -= pdu_own_bytes(p);
 		tx->nwire++;
 		tx->wire_bytes += pdu_bytes(p);
 		queue_push(&tx->wire, &p->link);

@@ -48,7 +48,7 @@ static struct loop_buf *buf_create(unsigned c)
 		free(buf);
 		return NULL;
 	}
-	buf->class = low_u16(c);
+	buf->class = low_u8(c);
 	return buf;
 }
 
@@ -58,6 +58,27 @@ static void buf_destroy(struct loop_buf *buf)
 	ASAN_UNPOISON_MEMORY_REGION(buf->data, classes[buf->class].size);
 	munmap(buf->data, classes[buf->class].size);
 	free(buf);
+}
+
+/* Out of a free list, to be destroyed or lent. */
+static struct loop_buf *pop(struct loop_bufs *bufs, unsigned c)
+{
+	struct qnode *n = bufs->free[c];
+
+	bufs->free[c] = n->next;
+	bufs->nfree[c]--;
+	bufs->idle -= classes[c].size;
+	if (bufs->nfree[c] < bufs->low[c])
+		bufs->low[c] = bufs->nfree[c];
+	return container_of(n, struct loop_buf, link);
+}
+
+/* What waits for reuse is a part of the budget: the large ones give way first. */
+static void make_room(struct loop_bufs *bufs, uint32_t size)
+{
+	for (unsigned c = LOOP_BUF_CLASSES; c-- > 0;)
+		while (bufs->free[c] != NULL && bufs->total + bufs->idle + size > bufs->budget)
+			buf_destroy(pop(bufs, c));
 }
 
 static unsigned class_of(uint32_t len_bytes)
@@ -70,15 +91,9 @@ static unsigned class_of(uint32_t len_bytes)
 	return c;
 }
 
-static struct loop_buf *pop(struct loop_bufs *bufs, unsigned c)
+uint32_t loop_buf_size(uint32_t len_bytes)
 {
-	struct qnode *n = bufs->free[c];
-
-	bufs->free[c] = n->next;
-	bufs->nfree[c]--;
-	if (bufs->nfree[c] < bufs->low[c])
-		bufs->low[c] = bufs->nfree[c];
-	return container_of(n, struct loop_buf, link);
+	return classes[class_of(len_bytes)].size;
 }
 
 /* Usable: all of it, or where somebody watches, just what was asked for. */
@@ -96,14 +111,15 @@ static void lend(struct loop_buf *buf, uint32_t len_bytes)
 #endif
 }
 
-struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes)
+struct loop_buf *loop_bufs_lend(struct loop_bufs *bufs, uint32_t len_bytes, enum loop_need need,
+				struct loop_share *share)
 {
-	struct loop_bufs *bufs = loop_bufs_of(loop);
 	unsigned c = class_of(len_bytes);
 	struct loop_buf *buf;
 
 	if (bufs->free[c] == NULL) {
 		bufs->low[c] = 0;
+		make_room(bufs, classes[c].size);
 		buf = buf_create(c);
 		if (buf == NULL)
 			return NULL;
@@ -111,21 +127,28 @@ struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes)
 		buf = pop(bufs, c);
 	}
 	lend(buf, len_bytes);
-	buf->loop = loop;
+	buf->loop = bufs->loop;
+	buf->need = low_u8(need);
+	buf->share = share;
+	bufs->total += classes[c].size;
+	bufs->used[need] += classes[c].size;
 	return buf;
 }
 
-void loop_buf_put(struct loop_buf *buf)
+struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes)
 {
-	struct loop_bufs *bufs;
-	unsigned c;
+	struct loop_bufs *bufs = loop_bufs_of(loop);
 
-	if (buf == NULL)
-		return;
-	CHECK(buf->loop != NULL); /* else it was put twice */
-	bufs = loop_bufs_of(buf->loop);
-	c = buf->class;
-	buf->loop = NULL;
+	if (!loop_bufs_fit(bufs, LOOP_LAST, loop_buf_size(len_bytes)))
+		return NULL;
+	return loop_bufs_lend(bufs, len_bytes, LOOP_LAST, NULL);
+}
+
+/* For reuse, or back to the system. */
+static void keep(struct loop_bufs *bufs, struct loop_buf *buf)
+{
+	unsigned c = buf->class;
+
 	if (bufs->nfree[c] >= classes[c].cap) {
 		buf_destroy(buf);
 		return;
@@ -134,11 +157,37 @@ void loop_buf_put(struct loop_buf *buf)
 	buf->link.next = bufs->free[c];
 	bufs->free[c] = &buf->link;
 	bufs->nfree[c]++;
+	bufs->idle += classes[c].size;
 }
 
-void loop_bufs_init(struct loop_bufs *bufs)
+void loop_buf_put(struct loop_buf *buf)
 {
-	*bufs = (struct loop_bufs){.free = {NULL}};
+	struct loop_bufs *bufs;
+	struct loop_share *share;
+	enum loop_need need;
+	uint32_t size;
+
+	if (buf == NULL)
+		return;
+	CHECK(buf->loop != NULL); /* else it was put twice */
+	bufs = loop_bufs_of(buf->loop);
+	buf->loop = NULL;
+	share = buf->share;
+	need = buf->need;
+	size = classes[buf->class].size;
+	bufs->total -= size;
+	bufs->used[need] -= size;
+	keep(bufs, buf);
+	if (share != NULL)
+		loop_share_returned(share, need, size);
+	if (loop_bufs_awaited(bufs))
+		loop_bufs_serve(bufs);
+}
+
+void loop_bufs_init(struct loop_bufs *bufs, struct loop *loop, uint64_t budget_bytes)
+{
+	*bufs = (struct loop_bufs){.loop = loop};
+	loop_budget_init(bufs, budget_bytes);
 }
 
 void loop_bufs_fini(struct loop_bufs *bufs)

@@ -12,12 +12,24 @@
 
 /* Touched on its loop only. A stack a size: what was given back last is warm. */
 struct loop_bufs {
+	struct loop *loop;
 	struct qnode *free[LOOP_BUF_CLASSES];
 	unsigned nfree[LOOP_BUF_CLASSES];
 	unsigned low[LOOP_BUF_CLASSES]; /* the smallest nfree since the last trim */
+	/* The budget, share.c. */
+	uint64_t budget;
+	uint64_t total, idle;          /* bytes: lent and charged; in the free lists */
+	uint64_t used[LOOP_NEEDS];     /* of `total`, what is lent */
+	uint64_t ceilings[LOOP_NEEDS]; /* for `total` */
+	struct list urgent;            /* those that wait with LOOP_LAST */
+	struct list waiting;           /* shares with somebody who waits, the next one first */
+	bool starved;                  /* the first of them lacks what others have: it is next */
+	bool serving;                  /* `serve` is on its way */
+	struct loop_msg serve;
 };
 
-void loop_bufs_init(struct loop_bufs *bufs);
+/* `budget_bytes` 0: no bounds. */
+void loop_bufs_init(struct loop_bufs *bufs, struct loop *loop, uint64_t budget_bytes);
 /* All buffers were put back: those that were not are leaked. */
 void loop_bufs_fini(struct loop_bufs *bufs);
 /* Gives memory back that was not needed since the last trim, but for a few small buffers, and no
@@ -26,6 +38,21 @@ void loop_bufs_fini(struct loop_bufs *bufs);
  * that a later trim could free. */
 #define LOOP_TRIM_BUFS 32
 bool loop_bufs_trim(struct loop_bufs *bufs);
+/* The bytes of the buffer that one of this length would be. */
+uint32_t loop_buf_size(uint32_t len_bytes);
+/* Lent, whatever the ceilings say; NULL: the system has none. */
+struct loop_buf *loop_bufs_lend(struct loop_bufs *bufs, uint32_t len_bytes, enum loop_need need,
+				struct loop_share *share);
+/* share.c: as loop_bufs_init() does; and after a buffer of `size` bytes was put. */
+void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes);
+void loop_share_returned(struct loop_share *share, enum loop_need need, uint32_t size);
+bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size);
+/* Those that wait are looked at soon. */
+void loop_bufs_serve(struct loop_bufs *bufs);
+static inline bool loop_bufs_awaited(const struct loop_bufs *bufs)
+{
+	return !list_empty(&bufs->waiting) || !list_empty(&bufs->urgent);
+}
 /* Whether a trim could free something, now or later. */
 bool loop_bufs_trimmable(const struct loop_bufs *bufs);
 

@@ -12,6 +12,7 @@
 #include "loop/engine.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -267,13 +268,13 @@ static void woken(struct loop_source *src, uint32_t epoll_events)
 {
 }
 
-static int loop_init(struct loop *loop, struct loop_set *set, unsigned index)
+static int loop_init(struct loop *loop, struct loop_set *set, unsigned index, uint64_t budget_bytes)
 {
 	loop->set = set;
 	loop->index = index;
 	queue_init(&loop->deferred);
 	queue_init(&loop->at_end);
-	loop_bufs_init(&loop->bufs);
+	loop_bufs_init(&loop->bufs, loop, budget_bytes);
 	loop->now_ns = monotonic_ns();
 	loop->wake_fd = -1;
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -352,8 +353,16 @@ static bool have_pwait2(int epoll_fd)
 	return epoll_pwait2(epoll_fd, &ev, 1, &now, NULL) >= 0 || errno == EINTR;
 }
 
+static uint64_t memory_bytes(const struct loop_config *config, unsigned nloops)
+{
+	if (config->memory_bytes != 0)
+		return config->memory_bytes;
+	return max_u64(LOOP_MEMORY, nloops * LOOP_MEMORY_SHARE);
+}
+
 static int set_init(struct loop_set *set, const struct loop_config *config)
 {
+	uint64_t budget;
 	int err;
 
 	pthread_mutex_init(&set->starting, NULL);
@@ -362,18 +371,34 @@ static int set_init(struct loop_set *set, const struct loop_config *config)
 	signal(SIGXFSZ, SIG_IGN);
 	set->nloops = config->nloops != 0 ? config->nloops : cores();
 	set->nloops = (unsigned)min_u64(set->nloops, LOOPS_MAX);
+	budget = memory_bytes(config, set->nloops) / set->nloops;
+	if (budget < LOOP_MEMORY_MIN)
+		return -EINVAL;
 	set->loops = aligned_alloc(_Alignof(struct loop), set->nloops * sizeof(struct loop));
 	if (set->loops == NULL)
 		return -ENOMEM;
 	memset(set->loops, 0, set->nloops * sizeof(struct loop));
 	err = work_pool_create(&set->pool, WORK_IDLE_NS);
 	for (unsigned i = 0; i < set->nloops && err == 0; i++)
-		err = loop_init(&set->loops[i], set, i);
+		err = loop_init(&set->loops[i], set, i, budget);
 	if (err != 0)
 		return err;
 	set->use_pwait2 = have_pwait2(set->loops[0].epoll_fd);
 	set->use_uring = uring_wanted(config) && uring_probe();
 	return 0;
+}
+
+static void explain(const struct loop_set *set, int err, struct diag *d)
+{
+	if (err == -EINVAL) {
+		diag_set(d, err, "too little --memory for %u threads", set->nloops);
+		diag_fix(d, "give them %" PRIu64 "M each, or start fewer --threads",
+			 LOOP_MEMORY_MIN / MiB);
+		return;
+	}
+	diag_set(d, err, "cannot start the event loops: %s", strerror(-err));
+	if (err == -EMFILE)
+		diag_fix(d, "raise the limit on open files, or start fewer --threads");
 }
 
 int loop_set_create(struct loop_set **out, const struct loop_config *config, struct diag *d)
@@ -382,9 +407,7 @@ int loop_set_create(struct loop_set **out, const struct loop_config *config, str
 	int err = set != NULL ? set_init(set, config) : -ENOMEM;
 
 	if (err != 0) {
-		diag_set(d, err, "cannot start the event loops: %s", strerror(-err));
-		if (err == -EMFILE)
-			diag_fix(d, "raise the limit on open files, or start fewer --threads");
+		explain(set, err, d);
 		loop_set_destroy(set);
 		return err;
 	}

@@ -45,7 +45,14 @@ enum loop_disk_engine {
 struct loop_config {
 	unsigned nloops; /* 0: one a core */
 	enum loop_disk_engine disk_engine;
+	/* What all loops together may take for data on its way, see "Memory"; 0: LOOP_MEMORY, or
+	 * LOOP_MEMORY_SHARE a loop where that is more. -EINVAL: less than LOOP_MEMORY_MIN a loop. */
+	uint64_t memory_bytes;
 };
+
+#define LOOP_MEMORY       (256 * MiB)
+#define LOOP_MEMORY_SHARE (64 * MiB)
+#define LOOP_MEMORY_MIN   (16 * MiB)
 
 /* Allocates the loops; their threads start in loop_set_run. */
 int loop_set_create(struct loop_set **out, const struct loop_config *config, struct diag *d);
@@ -119,20 +126,91 @@ int loop_signal(struct loop_set *set, int signo, void (*caught)(void *arg, int s
 
 /* ---- Buffers: memory for payloads, from per-loop pools, page-aligned, not cleared ------------ */
 
+struct loop_share;
+
 struct loop_buf {
 	uint8_t *data;
 	uint32_t cap; /* at least what was asked for */
 	/* private */
-	uint16_t class;
+	uint8_t class, need;
 	struct loop *loop;
+	struct loop_share *share; /* that it is charged to, or NULL */
 	struct qnode link;
 };
 
 #define LOOP_BUF_MAX (256 * 1024u)
 
-/* On `loop` only, both. NULL: out of memory. Up to LOOP_BUF_MAX bytes. */
+/* On `loop` only, both. NULL: out of memory, or of the budget (LOOP_LAST). Up to LOOP_BUF_MAX bytes. */
 struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes);
 void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
+
+/*
+ * ---- Memory: who gets a buffer when there are few --------------------------------------------
+ *
+ * A loop has a budget, its part of loop_config.memory_bytes: for its buffers, lent or kept for reuse,
+ * and for what is charged to it. Not all of it is for everybody:
+ *
+ *   LOOP_SEGMENT  for who can wait, a piece of a command's data: up to 5/8 of all
+ *   LOOP_EARLY    for who cannot, what comes with a command or is its answer: up to 7/8 of all, and
+ *                 never more than 4/8 by itself
+ *   LOOP_LAST     for who keeps others waiting meanwhile: all of it. Connections, and a segment that
+ *                 must go on to give back what it has
+ *
+ * so that none of them can shut out another for good, and a segment waits only for segments.
+ *
+ * A share is what one client has. It may hold of each kind as much as it leaves free: one alone
+ * half of what there is, k greedy or hung ones together leave a part of k + 1. A share without any
+ * gets a buffer as long as there is one. Those that wait are served in order within a share, and one
+ * after another among shares. All on the share's loop.
+ */
+enum loop_need { LOOP_SEGMENT, LOOP_EARLY, LOOP_LAST, LOOP_NEEDS };
+
+/* NULL: there is no memory. */
+struct loop_share *loop_share_create(struct loop *loop);
+/* Nobody takes from it any more, nobody waits. It is freed when its last buffer was put. NULL is fine. */
+void loop_share_close(struct loop_share *share);
+/* For who cannot wait, LOOP_EARLY. NULL: too much is taken. */
+struct loop_buf *loop_share_get(struct loop_share *share, uint32_t len_bytes);
+/* Whether there is so much left that somebody who has a buffer may have another one of this size. */
+bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes);
+
+/* One who waits for `n` buffers, of len_bytes each, at once. */
+struct loop_wait {
+	struct loop_buf **bufs; /* set when they are there */
+	uint32_t len_bytes;
+	unsigned n; /* LOOP_WAIT_MAX at most */
+	enum loop_need
+		need; /* LOOP_SEGMENT, or LOOP_LAST: only for a moment, and not for the network */
+	/* They are there; -ENOMEM: they will not be, for the system has none. Not on the stack of
+	 * loop_share_take() or loop_buf_put(). */
+	void (*granted)(struct loop_wait *w, int err);
+	/* private */
+	struct loop_share *share; /* NULL: it does not wait */
+	struct list link;
+};
+
+#define LOOP_WAIT_MAX 8
+
+/* true: they are there. false: `granted` comes. What is above "private" is filled in. */
+bool loop_share_take(struct loop_share *share, struct loop_wait *w);
+static inline bool loop_wait_waits(const struct loop_wait *w)
+{
+	return w->share != NULL;
+}
+/* `granted` does not come any more. Fine when it does not wait; w->share is NULL before first use. */
+void loop_wait_cancel(struct loop_wait *w);
+
+/* Other memory of what is done on the loop, on top of buffers: never refused here. */
+void loop_charge(struct loop *loop, size_t bytes);
+void loop_uncharge(struct loop *loop, size_t bytes);
+/* There is so little left that what can be refused should be. */
+bool loop_is_short(struct loop *loop);
+/* What came unasked takes no more than half of what it may. */
+bool loop_is_calm(struct loop *loop);
+/* The loop's whole budget, in bytes. */
+uint64_t loop_budget(struct loop *loop);
+/* What is lent and charged now; for tests. */
+uint64_t loop_memory_used(struct loop *loop);
 
 /* ---- Stream sockets -------------------------------------------------------------------------- */
 

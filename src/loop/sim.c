@@ -386,7 +386,7 @@ static void loop_init(struct loop *loop, struct loop_set *set, unsigned index)
 		source_init(&loop->from[i].src, set, loop, step_mail);
 		queue_init(&loop->from[i].q);
 	}
-	loop_bufs_init(&loop->bufs);
+	loop_bufs_init(&loop->bufs, loop, 0);
 }
 
 static void set_seed(struct loop_set *set, uint64_t seed)

@@ -7,8 +7,8 @@
  *     ^                     |                    |                      |                      |
  *     '---- end of plan ----+--------------------+----------------------+----------------------'
  *
- * COMPARE and OR happen on the way. READY waits for its turn: offset order. A plan that receives does
- * so first, a plan that sends does so last.
+ * COMPARE and OR happen on the way. READY waits for its turn: offset order. BUFFER, on the way to a
+ * read, waits for memory. A plan that receives does so first, a plan that sends does so last.
  *
  * Whatever comes back (an I/O, a move, a lock, an abort) takes one segment as far as it goes and then
  * calls task_step(), which alone decides what the task does next. It is never run inside itself: a
@@ -115,29 +115,49 @@ static bool read_lent(struct scsi_seg *seg)
 	return true;
 }
 
-/* Whole blocks from the store, also where the initiator takes a part of the last one. */
-static void read_copied(struct scsi_seg *seg)
+/* Its memory is there. */
+static void read_into(struct scsi_seg *seg)
 {
-	const uint64_t len = align_up(seg->len, seg->task->itl->lu->info->block_size);
-	const bool beside = seg->niov != 0;
-	struct loop_buf *buf = loop_buf_get(seg->task->nexus->loop, low_u32(len));
-	struct iovec *iov = beside ? seg->part : seg->iov;
+	const uint64_t len = seg->wait.len_bytes;
+	struct iovec *iov = seg->read != NULL ? seg->part : seg->iov;
 
-	if (buf == NULL) {
-		seg_failed(seg, -ENOMEM);
-		return;
-	}
-	*iov = (struct iovec){.iov_base = buf->data, .iov_len = len};
-	if (beside) {
-		seg->read = buf;
-	} else {
-		seg->buf = buf;
+	*iov = (struct iovec){.iov_base = (*seg->wait.bufs)->data, .iov_len = len};
+	if (seg->read == NULL)
 		seg->niov = 1;
-	}
 	seg->uio.io.len = len;
 	seg->uio.io.iov = iov;
 	seg->uio.io.niov = 1;
 	seg_submit(seg);
+}
+
+static void read_granted(struct loop_wait *w, int err)
+{
+	struct scsi_seg *seg = container_of(w, struct scsi_seg, wait);
+	struct scsi_task *task = seg->task;
+
+	if (err != 0)
+		seg_failed(seg, err);
+	else
+		read_into(seg);
+	task_step(task);
+}
+
+/* Whole blocks from the store, also where the initiator takes a part of the last one. What is read
+ * beside data is read by one who has memory already, and perhaps a lock: it gives both back as soon
+ * as it can go on, so it goes first. */
+static void read_copied(struct scsi_seg *seg)
+{
+	const bool beside = seg->niov != 0;
+
+	seg->wait.bufs = beside ? &seg->read : &seg->buf;
+	seg->wait.len_bytes = low_u32(align_up(seg->len, seg->task->itl->lu->info->block_size));
+	seg->wait.n = 1;
+	seg->wait.need = beside ? LOOP_LAST : LOOP_SEGMENT;
+	seg->wait.granted = read_granted;
+	if (loop_share_take(seg->task->nexus->share, &seg->wait))
+		read_into(seg);
+	else
+		seg->state = SEG_BUFFER;
 }
 
 static inline void read_step(struct scsi_seg *seg)
@@ -244,12 +264,21 @@ static void io_done(struct unit_io *uio)
 
 /* ---- Which segment is next ---- */
 
+/* The second one of a task overlaps disk and network, and that is all: it is for times of plenty. Of
+ * memory that is there already it takes none. */
+static bool may_begin(const struct scsi_task *task)
+{
+	if (task->segs[0].state == SEG_FREE && task->segs[1].state == SEG_FREE)
+		return true;
+	return task->keeps || loop_share_plenty(task->nexus->share, SCSI_SEG_MAX);
+}
+
 static void begin_segments(struct scsi_task *task)
 {
 	struct scsi_seg *seg;
 
 	while (task->started < task->move_len && !scsi_task_stopped(task) &&
-	       (seg = free_seg(task)) != NULL) {
+	       (seg = free_seg(task)) != NULL && may_begin(task)) {
 		seg->at = task->started;
 		seg->off = low_u32(seg->at);
 		seg->len = low_u32(min_u64(task->move_len - seg->at, SCSI_SEG_MAX));
@@ -305,6 +334,9 @@ static void let_go(struct scsi_task *task)
 			task->nexus->transport->cancel_move(seg);
 		} else if (seg->state == SEG_LOCKING && !seg_goes_on(seg) && lock_cancel(seg)) {
 			seg_release(seg);
+		} else if (seg->state == SEG_BUFFER && !seg_goes_on(seg)) {
+			loop_wait_cancel(&seg->wait);
+			seg_release(seg);
 		}
 	}
 }
@@ -312,7 +344,7 @@ static void let_go(struct scsi_task *task)
 /* Nothing is left to do, and nothing that the task must wait for is under way. */
 static bool is_through(const struct scsi_task *task)
 {
-	if (any_in(task, SEG_IO))
+	if (any_in(task, SEG_IO) || any_in(task, SEG_BUFFER))
 		return false;
 	if (task->locks && lock_pending(task))
 		return false;
@@ -350,6 +382,8 @@ void task_let_go(struct scsi_task *task)
 	}
 	if (task->locks)
 		lock_cancel_task(task);
+	if (task->keeps)
+		gather_cancel(task);
 	task_step(task);
 }
 

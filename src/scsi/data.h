@@ -10,6 +10,7 @@
 enum seg_state {
 	SEG_FREE,
 	SEG_LOCKING, /* waits for a range lock */
+	SEG_BUFFER,  /* waits for memory to read into */
 	SEG_IO,
 	SEG_READY, /* waits for its turn to be sent: offset order */
 	SEG_MOVING,
@@ -58,6 +59,8 @@ void seg_take_data(struct scsi_seg *seg);
 /* Its plan has ended: what was gathered stays with the task. */
 void seg_keep(struct scsi_seg *seg);
 void kept_release(struct scsi_task *task);
+/* The task waits for memory to gather in, and does no more. */
+void gather_cancel(struct scsi_task *task);
 /* false: they differ, and where is told. */
 bool seg_compare(struct scsi_seg *seg);
 void seg_or(struct scsi_seg *seg);

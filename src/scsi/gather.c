@@ -10,6 +10,28 @@
 
 static const struct plan gather_plan = {{STEP_RECEIVE}};
 
+static void gather_granted(struct loop_wait *w, int err)
+{
+	struct scsi_task *task = container_of(w, struct scsi_task, kept.wait);
+
+	if (err != 0)
+		task_errno(task, err, IO_WRITE, 0);
+	task_step(task);
+}
+
+/* All at once: two that have a part each and wait for the rest would wait for each other. */
+static bool take_bufs(struct scsi_task *task)
+{
+	task->kept.wait.bufs = task->kept.bufs;
+	task->kept.wait.len_bytes = SCSI_SEG_MAX;
+	task->kept.wait.n = (unsigned)((task->move_len + SCSI_SEG_MAX - 1) / SCSI_SEG_MAX);
+	task->kept.wait.need = LOOP_SEGMENT;
+	task->kept.wait.granted = gather_granted;
+	return loop_share_take(task->nexus->share, &task->kept.wait);
+}
+_Static_assert(SCSI_GATHER_BUFS <= LOOP_WAIT_MAX, "who gathers waits for all of it at once");
+
+/* What fits into one segment takes its memory when that moves, as any data-out does. */
 void gather(struct scsi_task *task, uint32_t len, void (*next)(struct scsi_task *task))
 {
 	/* Who holds a lock waits for no initiator. */
@@ -19,7 +41,13 @@ void gather(struct scsi_task *task, uint32_t len, void (*next)(struct scsi_task 
 	task->data_len = len;
 	plan_begin(task, &gather_plan, task->writes ? min_u64(len, task->expected_out) : 0, next);
 	task->kept.len = low_u32(task->move_len);
-	task_step(task);
+	if (task->move_len <= SCSI_SEG_MAX || take_bufs(task))
+		task_step(task);
+}
+
+void gather_cancel(struct scsi_task *task)
+{
+	loop_wait_cancel(&task->kept.wait);
 }
 
 void seg_keep(struct scsi_seg *seg)
@@ -53,7 +81,7 @@ uint8_t *task_scratch(struct scsi_task *task, uint32_t len)
 
 	if (task->keeps)
 		return task->kept.bufs[0]->data;
-	buf = loop_buf_get(task->nexus->loop, len);
+	buf = loop_share_get(task->nexus->share, len);
 	if (buf == NULL) {
 		task_errno(task, -ENOMEM, IO_READ, 0);
 		scsi_task_end(task);
@@ -88,7 +116,7 @@ void data_from_gathered(struct scsi_task *task, uint32_t off)
 bool data_from_pattern(struct scsi_task *task, uint32_t off)
 {
 	data_from_gathered(task, off);
-	task->kept.pattern = loop_buf_get(task->nexus->loop, SCSI_SEG_MAX);
+	task->kept.pattern = loop_share_get(task->nexus->share, SCSI_SEG_MAX);
 	if (task->kept.pattern != NULL)
 		return true;
 	task_errno(task, -ENOMEM, IO_WRITE, 0);
@@ -121,14 +149,27 @@ void plan_take_kept(struct scsi_task *task)
 		fill_pattern(task);
 }
 
+/* One of the buffers that were taken for all that is gathered; it comes back by seg_keep(). */
+static void take_gathering(struct scsi_seg *seg)
+{
+	struct loop_buf **buf = &seg->task->kept.bufs[seg->at / SCSI_SEG_MAX];
+
+	if (seg->task->plan != &gather_plan)
+		return;
+	seg->buf = *buf;
+	*buf = NULL;
+}
+
 void seg_take_data(struct scsi_seg *seg)
 {
 	const struct scsi_task *task = seg->task;
 	uint64_t at = task->kept.at + seg->at;
 	uint32_t left = seg->len;
 
-	if (!task->kept.serves)
+	if (!task->kept.serves) {
+		take_gathering(seg);
 		return;
+	}
 	if (task->kept.pattern != NULL) {
 		seg->iov[0] = (struct iovec){.iov_base = task->kept.pattern->data, .iov_len = left};
 		seg->niov = 1;

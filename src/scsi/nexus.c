@@ -274,6 +274,8 @@ static void nexus_end(struct nexus *n)
 {
 	free(n->luns);
 	n->luns = NULL;
+	loop_share_close(n->share);
+	n->share = NULL;
 	n->opening = false;
 	if (n->closing)
 		n->closed(n);
@@ -371,7 +373,8 @@ void nexus_open(struct nexus *n)
 	list_init(&n->tmfs);
 	list_init(&n->itls);
 	n->luns = calloc(SCSI_LUNS, sizeof(struct scsi_itl *));
-	n->err = n->luns != NULL ? make_id(&n->id) : -ENOMEM;
+	n->share = loop_share_create(n->loop);
+	n->err = n->luns != NULL && n->share != NULL ? make_id(&n->id) : -ENOMEM;
 	if (n->err != 0) {
 		settle_later(n);
 		return;

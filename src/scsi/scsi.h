@@ -88,8 +88,8 @@ struct scsi_transport {
 	 * Moves the bytes [off, off + len) of the command's data and answers by scsi_moved(seg,
 	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
 	 * that memory no longer. Segments come in offset order. Data-out (niov is 0): brings the
-	 * bytes in and sets seg->buf (scsi puts it back) and seg->iov, one piece from the start of
-	 * buf; moved when all are there, and their digests were right, in offset order, for what
+	 * bytes in, to seg->buf, which it sets where that is NULL (scsi puts it back), and sets
+	 * seg->iov, one piece from the start of buf; moved when all are there, and their digests were right, in offset order, for what
 	 * lies before an error is told to be written. -EIO: they will not come; the transport has
 	 * filled in the task's sense or lost the nexus.
 	 */
@@ -117,6 +117,8 @@ struct nexus {
 	uint16_t task_management;
 	void (*opened)(struct nexus *n, int err);
 	void (*closed)(struct nexus *n);
+	/* What the memory of its tasks is charged to, from nexus_open() on; NULL: it is not open. */
+	struct loop_share *share;
 	/* private */
 	uint64_t id;
 	uint64_t serial;        /* of the last task that came into a task set */
@@ -183,6 +185,7 @@ struct scsi_seg {
 	bool lent;             /* iov points into the store */
 	uint64_t at;           /* where it begins within the blocks of the plan */
 	struct loop_buf *read; /* what was read beside the data; or NULL */
+	struct loop_wait wait; /* for memory */
 	struct unit_io uio;
 	struct iovec part[SCSI_SEG_IOV]; /* of `read`, and of what failed */
 	struct {
@@ -246,6 +249,7 @@ struct scsi_task {
 	struct scsi_hold hold;
 	struct {
 		struct loop_buf *bufs[SCSI_GATHER_BUFS], *pattern; /* or NULL */
+		struct loop_wait wait;                             /* for several `bufs` */
 		uint32_t len;                                      /* bytes gathered */
 		uint32_t at; /* where the data of plans begins */
 		bool serves; /* data of plans without STEP_RECEIVE comes from there */

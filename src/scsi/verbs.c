@@ -20,7 +20,7 @@ bool reply_begin(struct scsi_task *task, struct writer *w, uint32_t allocation_l
 
 	*w = writer_of(NULL, 0);
 	if (cap != 0) {
-		seg->buf = loop_buf_get(task->nexus->loop, cap);
+		seg->buf = loop_share_get(task->nexus->share, cap);
 		if (seg->buf == NULL) {
 			task_errno(task, -ENOMEM, IO_READ, 0);
 			scsi_task_end(task);

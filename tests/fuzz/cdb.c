@@ -94,7 +94,8 @@ static int copy(struct command *c, struct scsi_seg *seg)
 			scsi_task_sense(&c->t, SENSE_DATA_DIGEST_ERROR);
 			return -EIO;
 		}
-		seg->buf = loop_buf_get(c->t.nexus->loop, seg->len);
+		if (seg->buf == NULL)
+			seg->buf = loop_buf_get(c->t.nexus->loop, seg->len);
 		CHECK(seg->buf != NULL);
 		give(c, seg);
 		seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};

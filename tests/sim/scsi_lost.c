@@ -285,7 +285,8 @@ static void copy(struct slot *s, struct scsi_seg *seg)
 	uint8_t *p = s->data + seg->off;
 
 	if (seg->niov == 0) {
-		seg->buf = loop_buf_get(s->client->nexus.loop, seg->len);
+		if (seg->buf == NULL)
+			seg->buf = loop_buf_get(s->client->nexus.loop, seg->len);
 		memcpy(seg->buf->data, p, seg->len);
 		seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};
 		seg->niov = 1;

@@ -92,9 +92,19 @@ static void test_ahs_random(void **state)
 /* ---- What is sent ---- */
 
 struct fixture {
+	struct loop_set *set;
 	struct iscsi_loop home;
 	struct iscsi_conn conn;
 };
+
+static struct loop_set *set_new(uint64_t memory_bytes)
+{
+	const struct loop_config config = {.nloops = 1, .memory_bytes = memory_bytes};
+	struct loop_set *set;
+
+	assert_int_equal(loop_set_create(&set, &config, NULL), 0);
+	return set;
+}
 
 static struct fixture *fixture_new(void)
 {
@@ -102,6 +112,8 @@ static struct fixture *fixture_new(void)
 
 	assert_non_null(f);
 	memset(f, 0, sizeof(*f));
+	f->set = set_new(0);
+	f->home.loop = loop_set_at(f->set, 0);
 	queue_init(&f->home.free_pdus);
 	f->conn.home = &f->home;
 	f->conn.stat_sn = 0xffffffff;
@@ -114,6 +126,7 @@ static void fixture_free(struct fixture *f)
 
 	while ((n = queue_pop(&f->home.free_pdus)) != NULL)
 		free(container_of(n, struct pdu_out, link));
+	loop_set_destroy(f->set);
 	free(f);
 }
 
@@ -267,6 +280,7 @@ static void test_window(void **state)
 	assert_non_null(s);
 	s->exp_cmd_sn = 0xfffffff0;
 	s->max_cmd_sn = s->exp_cmd_sn - 1;
+	s->window = WINDOW;
 	assert_int_equal(session_window(s), s->exp_cmd_sn + WINDOW - 1);
 	/* commands come and stay: nothing more is granted, and nothing is taken back */
 	granted = session_window(s);
@@ -290,6 +304,51 @@ static void test_window(void **state)
 	free(s);
 }
 
+static void learn(struct iscsi_session *s, uint32_t bytes, unsigned times)
+{
+	for (unsigned n = 0; n < times; n++)
+		window_learn(s, bytes);
+}
+
+/* 16 MiB: a quarter is good for 16 first bursts of 256 KiB, and for all of the small ones. */
+static void test_window_size(void **state)
+{
+	struct loop_set *set = set_new(16 * MiB);
+	struct iscsi_loop *home = calloc(1, align_up(sizeof(*home), _Alignof(struct iscsi_loop)));
+	struct iscsi_session *all = calloc(5, sizeof(*all)), *s = &all[0];
+	uint32_t granted;
+
+	home->loop = loop_set_at(set, 0);
+	for (unsigned i = 0; i < 5; i++) {
+		all[i].home = home;
+		all[i].params.immediate_data = true;
+		all[i].params.initial_r2t = true;
+	}
+	window_open(s);
+	assert_int_equal(s->window, WINDOW_FIRST);
+	/* small commands, or reads: all of it, soon but not at once */
+	learn(s, 0, 1);
+	assert_in_range(s->window, WINDOW_FIRST, 2 * WINDOW_FIRST);
+	learn(s, 0, 100);
+	assert_int_equal(s->window, WINDOW);
+	granted = session_window(s);
+	/* a large one comes: no more is granted, and nothing is taken back */
+	learn(s, LOOP_BUF_MAX, 1);
+	assert_int_equal(s->window, 16);
+	assert_int_equal(session_window(s), granted);
+	/* so it goes with several, each for its part */
+	for (unsigned i = 1; i < 5; i++)
+		window_open(&all[i]);
+	assert_int_equal(all[4].window, 3);
+	learn(s, LOOP_BUF_MAX, 1);
+	assert_int_equal(s->window, 3);
+	learn(s, 16384, 100);
+	assert_int_equal(s->window, 51);
+	free(all);
+	free(home);
+	loop_set_destroy(set);
+}
+
 /* ---- PDUs before their turn ---- */
 
 static void hold(struct iscsi_session *s, uint32_t cmd_sn, uint32_t data_len, int expected)
@@ -305,6 +364,7 @@ static void test_hold(void **state)
 {
 	static const unsigned order[] = {5, 2, 9, 3, 3, 1, 8, 4, 2, 7, 6};
 	struct iscsi *i = calloc(1, sizeof(*i));
+	struct fixture *f = fixture_new();
 	struct iscsi_session *s = session_create(i);
 	struct held_pdu *h;
 
@@ -323,10 +383,13 @@ static void test_hold(void **state)
 	}
 	assert_int_equal(s->held_bytes, 0);
 	/* bounded, whoever sends it */
-	for (unsigned n = 1; n <= 3; n++)
-		hold(s, s->exp_cmd_sn + n, 256 * 1024, 0);
-	hold(s, s->exp_cmd_sn + 4, 256 * 1024, -ENOBUFS);
+	hold(s, s->exp_cmd_sn + 1, 256 * 1024, 0);
+	hold(s, s->exp_cmd_sn + 2, 256 * 1024, -ENOBUFS);
+	assert_true(loop_memory_used(f->home.loop) > 256 * 1024);
 	session_free(s);
+	/* and part of the budget */
+	assert_int_equal(loop_memory_used(f->home.loop), 0);
+	fixture_free(f);
 	free(i);
 }
 
@@ -375,11 +438,12 @@ static void test_names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_ahs),    cmocka_unit_test(test_ahs_random),
-		cmocka_unit_test(test_layout), cmocka_unit_test(test_data_digests),
-		cmocka_unit_test(test_gather), cmocka_unit_test(test_statsn),
-		cmocka_unit_test(test_cmdsn),  cmocka_unit_test(test_window),
-		cmocka_unit_test(test_hold),   cmocka_unit_test(test_names),
+		cmocka_unit_test(test_ahs),         cmocka_unit_test(test_ahs_random),
+		cmocka_unit_test(test_layout),      cmocka_unit_test(test_data_digests),
+		cmocka_unit_test(test_gather),      cmocka_unit_test(test_statsn),
+		cmocka_unit_test(test_cmdsn),       cmocka_unit_test(test_window),
+		cmocka_unit_test(test_window_size), cmocka_unit_test(test_hold),
+		cmocka_unit_test(test_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

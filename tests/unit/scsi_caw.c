@@ -455,7 +455,8 @@ static void slot_move(struct scsi_seg *seg)
 
 	uint64_t *words;
 
-	seg->buf = loop_buf_get(s->nexus->loop, seg->len);
+	if (seg->buf == NULL)
+		seg->buf = loop_buf_get(s->nexus->loop, seg->len);
 	CHECK(seg->buf != NULL);
 	words = (uint64_t *)(void *)seg->buf->data;
 	put_words(words, s->seen, WORDS);

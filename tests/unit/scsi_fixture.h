@@ -173,7 +173,8 @@ static int fx_copy(struct fx_task *ft, struct scsi_seg *seg)
 	ft->nmoves++;
 	if (seg->niov == 0) {
 		CHECK(ft->t.writes && ft->moved <= ft->t.expected_out);
-		seg->buf = loop_buf_get(ft->t.nexus->loop, seg->len);
+		if (seg->buf == NULL)
+			seg->buf = loop_buf_get(ft->t.nexus->loop, seg->len);
 		memcpy(seg->buf->data, p, seg->len);
 		seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};
 		seg->niov = 1;

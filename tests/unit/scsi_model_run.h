@@ -49,7 +49,8 @@ static void model_bring(struct model_slot *s, struct scsi_seg *seg)
 {
 	model_expect(s, s->moved <= s->t.expected_out && s->moved <= s->data_len,
 		     "more data-out than there is");
-	seg->buf = loop_buf_get(s->client->nexus.loop, seg->len);
+	if (seg->buf == NULL)
+		seg->buf = loop_buf_get(s->client->nexus.loop, seg->len);
 	CHECK(seg->buf != NULL);
 	memcpy(seg->buf->data, s->data + seg->off, seg->len);
 	seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};

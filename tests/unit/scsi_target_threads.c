@@ -84,7 +84,8 @@ static void move(struct scsi_seg *seg)
 		CHECK(seg->len == sizeof(c->data));
 		memcpy(c->data, seg->iov[0].iov_base, sizeof(c->data));
 	} else {
-		seg->buf = loop_buf_get(c->nexus.loop, seg->len);
+		if (seg->buf == NULL)
+			seg->buf = loop_buf_get(c->nexus.loop, seg->len);
 		CHECK(seg->buf != NULL);
 		memset(seg->buf->data, mark(c->nblocks), seg->len);
 		seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};

@@ -90,7 +90,8 @@ static void fill(struct slot *s, struct scsi_seg *seg)
 
 static void put_data(struct slot *s, struct scsi_seg *seg)
 {
-	seg->buf = loop_buf_get(s->client->nexus.loop, seg->len);
+	if (seg->buf == NULL)
+		seg->buf = loop_buf_get(s->client->nexus.loop, seg->len);
 	CHECK(seg->buf != NULL);
 	fill(s, seg);
 	seg->iov[0] = (struct iovec){.iov_base = seg->buf->data, .iov_len = seg->len};

@@ -1,0 +1,316 @@
+/*
+ * Who gets a buffer when there are few: the budget of a loop, the shares of those who take from it,
+ * and those who wait (loop.h, "Memory"). Apart from buf.c, which has the buffers and no opinion.
+ *
+ *   loop_share_take -> fits: lent
+ *                   -> does not, or somebody is before it: waits -> [a buffer is put] -> serve
+ *                      -> its share's turn, and it fits -> granted
+ *
+ * A share that has its part already is passed over; one that lacks what others hold keeps its turn
+ * (`starved`), and until it was served nobody else takes, so that many small wishes cannot starve a
+ * large one.
+ */
+#include "loop/impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+struct loop_share {
+	struct loop_bufs *bufs;
+	uint64_t held[LOOP_NEEDS]; /* bytes */
+	struct list waits;         /* struct loop_wait, the oldest first */
+	struct list link;          /* in bufs->waiting, while there are some */
+	bool closed;
+};
+
+/* ---- What fits ---- */
+
+/* Of what is there altogether. One may always go on, or nobody would. */
+bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size)
+{
+	if (bufs->total + size <= bufs->ceilings[need])
+		return need != LOOP_EARLY || bufs->used[need] + size <= bufs->budget / 2;
+	return need != LOOP_EARLY && bufs->used[need] == 0;
+}
+
+/* What the share leaves free is at least what it holds. Early data is held against early data only:
+ * what windows have promised must not depend on who reads. */
+static bool is_fair(const struct loop_share *share, enum loop_need need, uint64_t size)
+{
+	const struct loop_bufs *bufs = share->bufs;
+	const bool early = need == LOOP_EARLY;
+	const uint64_t most = early ? bufs->budget / 2 : bufs->ceilings[need];
+	const uint64_t taken = early ? bufs->used[need] : bufs->total;
+
+	return share->held[need] == 0 ||
+	       (taken <= most && share->held[need] + size <= most - taken);
+}
+
+static uint64_t size_of(const struct loop_wait *w)
+{
+	return (uint64_t)w->n * loop_buf_size(w->len_bytes);
+}
+
+/* ---- Lending ---- */
+
+static struct loop_buf *lend(struct loop_share *share, uint32_t len_bytes, enum loop_need need)
+{
+	struct loop_buf *buf = loop_bufs_lend(share->bufs, len_bytes, need, share);
+
+	if (buf != NULL)
+		share->held[need] += loop_buf_size(len_bytes);
+	return buf;
+}
+
+static int lend_all(struct loop_share *share, struct loop_wait *w)
+{
+	for (unsigned i = 0; i < w->n; i++) {
+		w->bufs[i] = lend(share, w->len_bytes, w->need);
+		if (w->bufs[i] != NULL)
+			continue;
+		while (i-- > 0) {
+			loop_buf_put(w->bufs[i]);
+			w->bufs[i] = NULL;
+		}
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+struct loop_buf *loop_share_get(struct loop_share *share, uint32_t len_bytes)
+{
+	const uint32_t size = loop_buf_size(len_bytes);
+
+	if (!loop_bufs_fit(share->bufs, LOOP_EARLY, size) || !is_fair(share, LOOP_EARLY, size))
+		return NULL;
+	return lend(share, len_bytes, LOOP_EARLY);
+}
+
+bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
+{
+	const struct loop_bufs *bufs = share->bufs;
+	const uint64_t size = loop_buf_size(len_bytes);
+
+	return !loop_bufs_awaited(bufs) && bufs->total + size <= bufs->ceilings[LOOP_SEGMENT] / 2 &&
+	       is_fair(share, LOOP_SEGMENT, size);
+}
+
+/* ---- Waiting ---- */
+
+static bool may_take(const struct loop_share *share, const struct loop_wait *w)
+{
+	const struct loop_bufs *bufs = share->bufs;
+
+	if (w->need == LOOP_LAST)
+		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_LAST, size_of(w));
+	return !bufs->starved && list_empty(&share->waits) &&
+	       loop_bufs_fit(bufs, LOOP_SEGMENT, size_of(w)) &&
+	       is_fair(share, LOOP_SEGMENT, size_of(w));
+}
+
+static void wait(struct loop_share *share, struct loop_wait *w)
+{
+	struct loop_bufs *bufs = share->bufs;
+
+	w->share = share;
+	if (w->need == LOOP_LAST) {
+		list_push_back(&bufs->urgent, &w->link);
+		return;
+	}
+	if (list_empty(&share->waits))
+		list_push_back(&bufs->waiting, &share->link);
+	list_push_back(&share->waits, &w->link);
+}
+
+bool loop_share_take(struct loop_share *share, struct loop_wait *w)
+{
+	CHECK(!share->closed && w->n <= LOOP_WAIT_MAX && w->need != LOOP_EARLY);
+	w->share = NULL;
+	if (may_take(share, w) && lend_all(share, w) == 0)
+		return true;
+	wait(share, w);
+	/* It may fit, and the system has none, or nobody has anything that could come back. */
+	loop_bufs_serve(share->bufs);
+	return false;
+}
+
+static void stop_waiting(struct loop_wait *w)
+{
+	struct loop_share *share = w->share;
+
+	list_remove(&w->link);
+	w->share = NULL;
+	if (list_empty(&share->waits))
+		list_remove(&share->link);
+}
+
+void loop_wait_cancel(struct loop_wait *w)
+{
+	struct loop_bufs *bufs;
+
+	if (w->share == NULL)
+		return;
+	bufs = w->share->bufs;
+	stop_waiting(w);
+	loop_bufs_serve(bufs);
+}
+
+/* The share may be gone afterwards. */
+static void grant(struct loop_wait *w)
+{
+	struct loop_share *share = w->share;
+
+	stop_waiting(w);
+	w->granted(w, lend_all(share, w));
+}
+
+static struct loop_wait *first_wait(const struct list *waits)
+{
+	return list_entry(waits->next, struct loop_wait, link);
+}
+
+static void serve_urgent(struct loop_bufs *bufs)
+{
+	while (!list_empty(&bufs->urgent)) {
+		struct loop_wait *w = first_wait(&bufs->urgent);
+
+		if (!loop_bufs_fit(bufs, LOOP_LAST, size_of(w)))
+			return;
+		grant(w);
+	}
+}
+
+/* The share whose turn it is, with one who fits; NULL: there is none. Those that have their part are
+ * put behind. */
+static struct loop_share *next_share(struct loop_bufs *bufs)
+{
+	const struct list *last = bufs->waiting.prev;
+	bool more = !list_empty(&bufs->waiting);
+
+	while (more) {
+		struct loop_share *share = list_entry(bufs->waiting.next, struct loop_share, link);
+		const uint64_t size = size_of(first_wait(&share->waits));
+
+		more = &share->link != last;
+		if (!loop_bufs_fit(bufs, LOOP_SEGMENT, size)) {
+			bufs->starved = true;
+			return NULL;
+		}
+		list_remove(&share->link);
+		list_push_back(&bufs->waiting, &share->link);
+		if (is_fair(share, LOOP_SEGMENT, size))
+			return share;
+	}
+	return NULL;
+}
+
+static void serve(struct loop_msg *msg)
+{
+	struct loop_bufs *bufs = container_of(msg, struct loop_bufs, serve);
+	struct loop_share *share;
+
+	bufs->serving = false;
+	serve_urgent(bufs);
+	bufs->starved = false;
+	while ((share = next_share(bufs)) != NULL)
+		grant(first_wait(&share->waits));
+}
+
+void loop_bufs_serve(struct loop_bufs *bufs)
+{
+	if (bufs->serving)
+		return;
+	bufs->serving = true;
+	loop_defer(bufs->loop, &bufs->serve);
+}
+
+/* ---- Shares ---- */
+
+struct loop_share *loop_share_create(struct loop *loop)
+{
+	struct loop_share *share = calloc(1, sizeof(*share));
+
+	if (share == NULL)
+		return NULL;
+	share->bufs = loop_bufs_of(loop);
+	list_init(&share->waits);
+	list_init(&share->link);
+	return share;
+}
+
+static void free_if_over(struct loop_share *share)
+{
+	if (!share->closed)
+		return;
+	for (unsigned i = 0; i < LOOP_NEEDS; i++)
+		if (share->held[i] != 0)
+			return;
+	free(share);
+}
+
+void loop_share_returned(struct loop_share *share, enum loop_need need, uint32_t size)
+{
+	share->held[need] -= size;
+	free_if_over(share);
+}
+
+void loop_share_close(struct loop_share *share)
+{
+	if (share == NULL)
+		return;
+	CHECK(list_empty(&share->waits));
+	share->closed = true;
+	free_if_over(share);
+}
+
+/* ---- The budget ---- */
+
+void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes)
+{
+	static const uint8_t eighths[] = {[LOOP_SEGMENT] = 5, [LOOP_EARLY] = 7, [LOOP_LAST] = 8};
+
+	bufs->budget = budget_bytes != 0 ? budget_bytes : UINT64_MAX / 2;
+	for (unsigned i = 0; i < LOOP_NEEDS; i++)
+		bufs->ceilings[i] = bufs->budget / 8 * eighths[i];
+	list_init(&bufs->urgent);
+	list_init(&bufs->waiting);
+	bufs->serve.run = serve;
+}
+
+void loop_charge(struct loop *loop, size_t bytes)
+{
+	loop_bufs_of(loop)->total += bytes;
+}
+
+void loop_uncharge(struct loop *loop, size_t bytes)
+{
+	struct loop_bufs *bufs = loop_bufs_of(loop);
+
+	bufs->total -= bytes;
+	if (loop_bufs_awaited(bufs))
+		loop_bufs_serve(bufs);
+}
+
+bool loop_is_short(struct loop *loop)
+{
+	const struct loop_bufs *bufs = loop_bufs_of(loop);
+
+	return bufs->total > bufs->ceilings[LOOP_EARLY];
+}
+
+bool loop_is_calm(struct loop *loop)
+{
+	const struct loop_bufs *bufs = loop_bufs_of(loop);
+
+	return bufs->used[LOOP_EARLY] <= bufs->budget / 4;
+}
+
+uint64_t loop_budget(struct loop *loop)
+{
+	return loop_bufs_of(loop)->budget;
+}
+
+uint64_t loop_memory_used(struct loop *loop)
+{
+	return loop_bufs_of(loop)->total;
+}

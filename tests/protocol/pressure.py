@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""More asked for than there is memory: who waits, who is refused, who does not notice."""
+
+import contextlib
+import os
+import time
+
+import pdu as P
+from common import Spindle, case, main
+from iscsi import ISID, login, pattern, read10, serial_lt, write10
+
+MIB = 1 << 20
+SLOW = "fault:rule={ops};hang;while=hung:ram:64M"
+UNSOLICITED = {"InitialR2T": "No", "FirstBurstLength": 262144, "MaxBurstLength": 262144}
+
+
+@contextlib.contextmanager
+def hanging(ops="read+write", args=()):
+    """One loop with the least memory, whose disk hangs from hang() to release()."""
+    server = Spindle(SLOW.format(ops=ops), args=["--memory", "16M", *args], threads=1)
+    path = os.path.join(server.dir, "hung")
+
+    def hang():
+        with open(path, "w", encoding="ascii"):
+            pass
+
+    def release():
+        if os.path.exists(path):
+            os.unlink(path)
+
+    with server:
+        try:
+            yield server, hang, release
+        finally:
+            release()
+
+
+def session(server, i=0, **more):
+    s = login(server.portals[0], server.iqn(), isid=ISID + i, **more)
+    s.settle()
+    return s
+
+
+def busy(s):
+    """It has a wide window, for it has done much that is small."""
+    for i in range(40):
+        s.write(8 * i, pattern(4096, i))
+
+
+def open_slots(s):
+    return (s.maxcmdsn - s.cmdsn + 1) & 0xFFFFFFFF if not serial_lt(s.maxcmdsn, s.cmdsn) else 0
+
+
+@case
+def window_grows_for_small_commands(_):
+    with hanging() as (server, _hang, _release):
+        with session(server) as s:
+            first = open_slots(s)
+            busy(s)
+            assert open_slots(s) > first or open_slots(s) == 128, (first, open_slots(s))
+
+
+@case
+def window_stops_for_large_ones(_):
+    """It never goes back, which every PDU is checked for, and what it promises is kept."""
+    with hanging("write") as (server, hang, release):
+        with session(server) as s:
+            busy(s)
+            assert open_slots(s) >= 64, open_slots(s)
+            data = pattern(64 << 10)
+            for i in range(160):
+                s.write(128 * (i % 200), data)
+            assert open_slots(s) <= 64, open_slots(s)
+            hang()
+            sent = []
+            while open_slots(s) and len(sent) < 200:
+                sent.append(s.start(write10(128 * len(sent), 128), write=data))
+            s.ping()
+            release()
+            for p in sent:
+                s.good(s.finish(p))
+
+
+@case
+def what_was_not_foreseen_is_refused_and_done_again(_):
+    """First bursts of 256 KiB by sessions that were granted many slots for small commands: the server takes
+    what has room, ends the others with TASK SET FULL, and loses nothing it said GOOD to."""
+    with hanging("write", ["--unsolicited"]) as (server, hang, release):
+        sessions = [session(server, i, keys=dict(UNSOLICITED)) for i in range(4)]
+        for s in sessions:
+            busy(s)
+        hang()
+        data = pattern(256 << 10, 5)
+        sent = []
+        for n, s in enumerate(sessions):
+            for i in range(min(24, open_slots(s))):
+                lba = 512 * (24 * n + i)
+                sent.append((s, lba, s.start(write10(lba, 512), write=data)))
+        for s in sessions:
+            started = time.monotonic()
+            s.ping()
+            print(f"a ping took {time.monotonic() - started:.3f} s")
+        release()
+        again = []
+        for s, lba, p in sent:
+            r = s.finish(p)
+            assert r.status in (0, 0x28), r
+            if r.status == 0x28:
+                again.append((s, lba))
+        print(f"{len(again)} of {len(sent)} were refused")
+        assert again and len(again) < len(sent)
+        for s, lba in again:
+            s.write(lba, data)
+        for s, lba, _p in sent:
+            assert s.read(lba, 512) == data
+        for s in sessions:
+            s.close()
+
+
+def ask_for_data(s, lba, nblocks):
+    """A write that brings nothing by itself."""
+    p = s.scsi_pdu(write10(lba, nblocks), edtl=512 * nblocks, write=True)
+    s.send(p)
+    return p
+
+
+@case
+def one_that_sends_nothing_does_not_stop_others(_):
+    """It has asked to write, was given R2Ts as far as its share goes, and sleeps."""
+    with hanging() as (server, _hang, _release):
+        with session(server) as bad, session(server, 1) as good:
+            busy(bad)
+            for i in range(100):
+                if not open_slots(bad):
+                    break
+                ask_for_data(bad, 512 * (i % 100), 512)
+            for i in range(20):
+                data = pattern(MIB, i)
+                for k in range(4):
+                    good.write(2048 * k, data)
+                assert good.read(0, 2048) == data
+            good.ping()
+            bad.ping()
+
+
+@case
+def abort_of_one_that_waits_for_memory(_):
+    """Its data was not asked for yet: the function is answered at once, and those behind it have its turn."""
+    with hanging() as (server, _hang, _release):
+        with session(server) as s:
+            busy(s)
+            asked = [ask_for_data(s, 512 * i, 512) for i in range(min(100, open_slots(s)))]
+            s.ping()
+            # R2Ts go ahead of the answer to the ping.
+            waits = [p for p in asked if not s.waiting.get(p.itt)]
+            assert 0 < len(waits) < len(asked), (len(waits), len(asked))
+            for p in waits:
+                tmf = s.request(P.TMF_REQUEST, True, flags=P.FINAL | 1, lun=p.lun, rtt=p.itt,
+                                refcmdsn=p.cmdsn)
+                s.send(tmf)
+                s.check(s.recv_for(tmf.itt), P.TMF_RESPONSE, response=0)
+            assert s.expcmdsn == s.cmdsn
+            s.ping()
+        with session(server, 1) as other:
+            other.write(0, pattern(MIB))
+            assert other.read(0, 2048) == pattern(MIB)
+
+
+@case
+def lost_while_it_waits_for_memory(_):
+    """All that a session had and waited for is there for the next one."""
+    with hanging() as (server, _hang, _release):
+        for turn in range(6):
+            with session(server, turn) as s:
+                busy(s)
+                for i in range(min(60, open_slots(s))):
+                    ask_for_data(s, 512 * i, 512)
+                s.ping()
+        with session(server, 100) as s:
+            for i in range(8):
+                s.write(2048 * i, pattern(MIB, i))
+                assert s.read(2048 * i, 2048) == pattern(MIB, i)
+
+
+@case
+def one_that_does_not_read_does_not_stop_others(_):
+    with hanging() as (server, _hang, _release):
+        with session(server) as bad, session(server, 1) as good:
+            busy(bad)
+            for i in range(min(100, open_slots(bad))):
+                bad.start(read10(2048 * (i % 60), 2048), read=MIB)
+            for i in range(20):
+                data = pattern(MIB, i)
+                good.write(2048, data)
+                assert good.read(2048, 2048) == data
+            good.ping()
+
+
+main("ram:64M")

@@ -1,0 +1,355 @@
+/*
+ * Who gets a buffer when there are few: ceilings, shares, the order of those who wait, and that
+ * nothing of the budget is lost.
+ */
+#include "loop_test.h"
+
+#include <errno.h>
+
+#define BUDGET (16 * MiB)
+#define MAX    LOOP_BUF_MAX
+#define MANY   64 /* buffers of LOOP_BUF_MAX that fit into the budget */
+#define SEGS   (MANY / 8 * 5)
+
+struct waiter {
+	struct loop_wait wait;
+	struct loop_buf *bufs[LOOP_WAIT_MAX];
+	unsigned turn; /* 1: the first that was granted; 0: none yet */
+	unsigned *turns;
+};
+
+static void granted(struct loop_wait *w, int err)
+{
+	struct waiter *me = container_of(w, struct waiter, wait);
+
+	CHECK(err == 0 && !loop_wait_waits(w));
+	me->turn = ++*me->turns;
+}
+
+static bool take(struct loop_share *share, struct waiter *w, unsigned n, enum loop_need need,
+		 unsigned *turns)
+{
+	*w = (struct waiter){.turns = turns};
+	w->wait.bufs = w->bufs;
+	w->wait.len_bytes = MAX;
+	w->wait.n = n;
+	w->wait.need = need;
+	w->wait.granted = granted;
+	return loop_share_take(share, &w->wait);
+}
+
+static void put(struct waiter *w)
+{
+	for (unsigned i = 0; i < LOOP_WAIT_MAX; i++) {
+		loop_buf_put(w->bufs[i]);
+		w->bufs[i] = NULL;
+	}
+}
+
+static void stop(void *arg)
+{
+	loop_set_stop(arg);
+}
+
+/* What was deferred happens. */
+static void turn(struct loop_set *set)
+{
+	test_run(set, stop, set);
+}
+
+static struct loop_set *small_set(void)
+{
+	const struct loop_config config = {.nloops = 1, .memory_bytes = BUDGET};
+	struct loop_set *set;
+
+	assert_int_equal(loop_set_create(&set, &config, NULL), 0);
+	return set;
+}
+
+static void too_little_is_an_error(void **state)
+{
+	const struct loop_config config = {.nloops = 2, .memory_bytes = BUDGET};
+	struct loop_set *set;
+	struct diag d;
+
+	diag_init(&d);
+	assert_int_equal(loop_set_create(&set, &config, &d), -EINVAL);
+	assert_non_null(strstr(d.what, "too little --memory for 2 threads"));
+}
+
+/* As much as it leaves free. */
+static void one_alone_has_half(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *a = loop_share_create(loop), *b = loop_share_create(loop);
+	static struct waiter w[MANY];
+	unsigned turns = 0, n = 0, m = 0;
+
+	while (take(a, &w[n], 1, LOOP_SEGMENT, &turns))
+		n++;
+	assert_int_equal(n, SEGS / 2);
+	loop_wait_cancel(&w[n].wait);
+	while (take(b, &w[n + m], 1, LOOP_SEGMENT, &turns))
+		m++;
+	assert_int_equal(m, SEGS / 4);
+	loop_wait_cancel(&w[n + m].wait);
+	for (unsigned i = 0; i < n + m; i++)
+		put(&w[i]);
+	turn(set);
+	assert_int_equal(turns, 0);
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_share_close(a);
+	loop_share_close(b);
+	loop_set_destroy(set);
+}
+
+/* In order within a share, one after another among shares. */
+static void those_that_wait_take_turns(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *greedy = loop_share_create(loop), *modest = loop_share_create(loop);
+	struct loop_share *others[SEGS];
+	static struct waiter held[SEGS], g[3], m[2];
+	unsigned turns = 0;
+
+	for (unsigned i = 0; i < SEGS; i++) {
+		others[i] = loop_share_create(loop);
+		assert_true(take(others[i], &held[i], 1, LOOP_SEGMENT, &turns));
+	}
+	for (unsigned i = 0; i < 3; i++)
+		assert_false(take(greedy, &g[i], 1, LOOP_SEGMENT, &turns));
+	for (unsigned i = 0; i < 2; i++)
+		assert_false(take(modest, &m[i], 1, LOOP_SEGMENT, &turns));
+	turn(set);
+	assert_int_equal(turns, 0);
+	for (unsigned i = 0; i < SEGS; i++)
+		put(&held[i]);
+	turn(set);
+	assert_int_equal(g[0].turn, 1);
+	assert_int_equal(m[0].turn, 2);
+	assert_int_equal(g[1].turn, 3);
+	assert_int_equal(m[1].turn, 4);
+	assert_int_equal(g[2].turn, 5);
+	for (unsigned i = 0; i < 3; i++)
+		put(&g[i]);
+	for (unsigned i = 0; i < 2; i++)
+		put(&m[i]);
+	for (unsigned i = 0; i < SEGS; i++)
+		loop_share_close(others[i]);
+	loop_share_close(greedy);
+	loop_share_close(modest);
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_set_destroy(set);
+}
+
+/* A large wish keeps its turn, and is granted at once or not at all. */
+static void a_large_wish_is_not_starved(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *large = loop_share_create(loop), *small = loop_share_create(loop);
+	struct loop_share *others[SEGS];
+	static struct waiter held[SEGS], l, s;
+	unsigned turns = 0;
+
+	for (unsigned i = 0; i < SEGS; i++) {
+		others[i] = loop_share_create(loop);
+		assert_true(take(others[i], &held[i], 1, LOOP_SEGMENT, &turns));
+	}
+	assert_false(take(large, &l, 8, LOOP_SEGMENT, &turns));
+	turn(set);
+	for (unsigned i = 0; i < 7; i++)
+		put(&held[i]);
+	assert_false(take(small, &s, 1, LOOP_SEGMENT, &turns));
+	turn(set);
+	assert_int_equal(turns, 0);
+	assert_null(l.bufs[0]);
+	put(&held[7]);
+	turn(set);
+	assert_int_equal(l.turn, 1);
+	assert_non_null(l.bufs[7]);
+	assert_int_equal(s.turn, 0);
+	put(&l);
+	turn(set);
+	assert_int_equal(s.turn, 2);
+	put(&s);
+	for (unsigned i = 0; i < SEGS; i++) {
+		put(&held[i]);
+		loop_share_close(others[i]);
+	}
+	loop_share_close(large);
+	loop_share_close(small);
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_set_destroy(set);
+}
+
+/* Who gives up does not stand in the way of those behind. */
+static void cancelled(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *a = loop_share_create(loop), *b = loop_share_create(loop);
+	struct loop_share *others[SEGS];
+	static struct waiter held[SEGS], large, small;
+	unsigned turns = 0;
+
+	for (unsigned i = 0; i < SEGS; i++) {
+		others[i] = loop_share_create(loop);
+		assert_true(take(others[i], &held[i], 1, LOOP_SEGMENT, &turns));
+	}
+	assert_false(take(a, &large, 8, LOOP_SEGMENT, &turns));
+	assert_false(take(b, &small, 1, LOOP_SEGMENT, &turns));
+	put(&held[0]);
+	turn(set);
+	assert_int_equal(turns, 0);
+	loop_wait_cancel(&large.wait);
+	loop_wait_cancel(&large.wait);
+	loop_share_close(a);
+	turn(set);
+	assert_int_equal(small.turn, 1);
+	assert_int_equal(large.turn, 0);
+	put(&small);
+	loop_share_close(b);
+	for (unsigned i = 0; i < SEGS; i++) {
+		/* Closed before its last buffer is back: it waits for that. */
+		loop_share_close(others[i]);
+		put(&held[i]);
+	}
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_set_destroy(set);
+}
+
+/* Each kind finds something, however much the others have taken. */
+static void no_kind_shuts_out_another(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *shares[MANY];
+	static struct waiter segs[MANY], urgent[2];
+	static struct loop_buf *early[MANY], *last[MANY];
+	unsigned turns = 0, nsegs = 0, nearly = 0, nlast = 0;
+
+	for (unsigned i = 0; i < MANY; i++)
+		shares[i] = loop_share_create(loop);
+	while (take(shares[nsegs], &segs[nsegs], 1, LOOP_SEGMENT, &turns))
+		nsegs++;
+	assert_int_equal(nsegs, SEGS);
+	loop_wait_cancel(&segs[nsegs].wait);
+	while ((early[nearly] = loop_share_get(shares[nearly], MAX)) != NULL)
+		nearly++;
+	assert_int_equal(nearly, MANY / 4);
+	assert_true(take(shares[0], &urgent[0], 1, LOOP_LAST, &turns));
+	while ((last[nlast] = loop_buf_get(loop, MAX)) != NULL)
+		nlast++;
+	assert_int_equal(nlast, MANY / 8 - 1);
+	assert_true(loop_is_short(loop));
+	/* Nothing is left: the next one in need is the first one to be served. */
+	assert_false(take(shares[1], &urgent[1], 1, LOOP_LAST, &turns));
+	put(&urgent[0]);
+	turn(set);
+	assert_int_equal(urgent[1].turn, 1);
+	put(&urgent[1]);
+	for (unsigned i = 0; i < MANY; i++) {
+		if (i < nsegs)
+			put(&segs[i]);
+		loop_buf_put(early[i]);
+		loop_buf_put(last[i]);
+	}
+	for (unsigned i = 0; i < MANY; i++)
+		loop_share_close(shares[i]);
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_set_destroy(set);
+}
+
+/* Early data alone never takes more than half, one share never more than half of that. */
+static void early_data_is_bounded(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *shares[MANY];
+	static struct loop_buf *early[MANY];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < MANY; i++)
+		shares[i] = loop_share_create(loop);
+	while ((early[n] = loop_share_get(shares[0], MAX)) != NULL)
+		n++;
+	assert_int_equal(n, MANY / 4);
+	assert_true(loop_is_calm(loop));
+	for (unsigned i = 1; i < MANY && (early[n] = loop_share_get(shares[i], MAX)) != NULL; i++)
+		n++;
+	assert_int_equal(n, MANY / 2);
+	assert_false(loop_is_calm(loop));
+	while (n > 0)
+		loop_buf_put(early[--n]);
+	for (unsigned i = 0; i < MANY; i++)
+		loop_share_close(shares[i]);
+	loop_set_destroy(set);
+}
+
+/* Whatever is charged, one goes on. */
+static void one_always_may(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *a = loop_share_create(loop);
+	static struct waiter w[2];
+	unsigned turns = 0;
+
+	loop_charge(loop, 2 * BUDGET);
+	assert_true(take(a, &w[0], 1, LOOP_SEGMENT, &turns));
+	assert_false(take(a, &w[1], 1, LOOP_SEGMENT, &turns));
+	assert_null(loop_share_get(a, 1));
+	assert_false(loop_share_plenty(a, 1));
+	put(&w[0]);
+	turn(set);
+	assert_int_equal(w[1].turn, 1);
+	put(&w[1]);
+	loop_uncharge(loop, 2 * BUDGET);
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_share_close(a);
+	loop_set_destroy(set);
+}
+
+/* What lies in free lists is a part of the budget, and gives way. */
+static void spare_buffers_give_way(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	static struct loop_buf *bufs[BUDGET / 65536];
+	unsigned n = 0;
+
+	for (n = 0; n < MANY; n++)
+		bufs[n] = loop_buf_get(loop, MAX);
+	while (n > 0)
+		loop_buf_put(bufs[--n]);
+	while (n < ARRAY_LEN(bufs) && (bufs[n] = loop_buf_get(loop, 65536)) != NULL) {
+		const struct loop_bufs *b = loop_bufs_of(loop);
+
+		n++;
+		assert_true(b->total + b->idle <= BUDGET);
+	}
+	assert_int_equal(n, BUDGET / 65536);
+	while (n > 0)
+		loop_buf_put(bufs[--n]);
+	loop_set_destroy(set);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(too_little_is_an_error),
+		cmocka_unit_test(one_alone_has_half),
+		cmocka_unit_test(those_that_wait_take_turns),
+		cmocka_unit_test(a_large_wish_is_not_starved),
+		cmocka_unit_test(cancelled),
+		cmocka_unit_test(no_kind_shuts_out_another),
+		cmocka_unit_test(early_data_is_bounded),
+		cmocka_unit_test(one_always_may),
+		cmocka_unit_test(spare_buffers_give_way),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
