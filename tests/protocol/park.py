@@ -211,7 +211,8 @@ def disk_is_right(s, park):
     else:
         assert hung in (OLD, OTHERS), "the command that was ended has written"
     assert elsewhere == OLD, "the command that was ended has written"
-    for i, lba in enumerate((HUNG, ELSEWHERE)):
+    # Not where another session's write may still be on its way: nothing puts the two in order.
+    for i, lba in enumerate((HUNG + 2 * BLOCKS, ELSEWHERE)):
         data = pattern(BLOCKS * 512, 10 + i)
         told(s, write10(lba, BLOCKS), write=data)
         assert told(s, read10(lba, BLOCKS), read=len(data)) == data
