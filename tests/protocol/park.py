@@ -19,17 +19,16 @@ import socket
 import time
 
 import pdu as P
-from common import Spindle, case, main
+from common import case, main
 from iscsi import ISID, login, pattern, read10, test_unit_ready, write10
 from tmf import (ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, COLD_RESET, COMPLETE, LUN_RESET,
-                 WARM_RESET, tmf)
+                 NEXUS_RESET, WARM_RESET, tmf)
 
-assert Spindle
 STORE = "fault:rule=write@0-1M;hang;while=hung:disk.img"
 BLOCKS = 8
 HUNG, ELSEWHERE = 0, 16384  # LBAs: in the part that hangs, and in the one that does not
 OLD, NEW, OTHERS = (pattern(BLOCKS * 512, seed) for seed in (1, 2, 3))
-ORDERED, NEXUS_RESET = 2, 11
+ORDERED = 2
 WCE = 4
 FUNCTIONS = {"abort_task": ABORT_TASK, "abort_task_set": ABORT_TASK_SET, "clear_task_set": CLEAR_TASK_SET,
              "nexus_reset": NEXUS_RESET, "lun_reset": LUN_RESET, "warm_reset": WARM_RESET,
