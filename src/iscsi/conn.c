@@ -88,6 +88,12 @@ static bool stands_still(const struct iscsi_conn *c, uint64_t now)
 	return c->tx.nwire != 0 && now - c->tx.progress_ns > STALL_TIMEOUT_NS;
 }
 
+/* Who reads slowly gets the ping late, behind what was on the wire before. */
+static bool is_silent(const struct iscsi_conn *c, uint64_t now)
+{
+	return now - max_u64(c->ping_ns, c->tx.progress_ns) >= PING_TIMEOUT_NS;
+}
+
 /* A ping with a valid tag: some initiators do not answer others, and none must be asked twice. */
 static void ping(struct iscsi_conn *c, uint64_t now)
 {
@@ -119,7 +125,7 @@ static void tick(struct loop_timer *t)
 		conn_lose(c, c->phase == CONN_LOGOUT ? c->close_why : "login took too long");
 	} else if (stands_still(c, now)) {
 		conn_lose(c, "no progress");
-	} else if (asked && now - c->ping_ns >= PING_TIMEOUT_NS) {
+	} else if (asked && is_silent(c, now)) {
 		conn_lose(c, "no answer to a ping");
 	} else {
 		if (!asked && now - c->heard_ns >= IDLE_PING_NS)

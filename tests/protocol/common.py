@@ -3,6 +3,7 @@ The runner of a protocol test: every function marked @case runs against one serv
 with 0 when all passed, 1 when one did not, 77 when it could not run.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 from spindle import SKIP, Spindle, skip  # noqa: E402
 
-__all__ = ["Spindle", "case", "main", "skip", "SkipCase"]
+__all__ = ["Spindle", "case", "hanging", "main", "skip", "SkipCase"]
 
 _cases = []
 
@@ -27,6 +28,27 @@ def case(function):
     if function.__module__ == "__main__":
         _cases.append(function)
     return function
+
+
+@contextlib.contextmanager
+def hanging(ops="read+write", more=()):
+    """A server whose first disk hangs from hang() to release()."""
+    server = Spindle(f"fault:rule={ops};hang;while=hung:ram:16M", *more)
+    path = os.path.join(server.dir, "hung")
+
+    def hang():
+        with open(path, "w", encoding="ascii"):
+            pass
+
+    def release():
+        if os.path.exists(path):
+            os.unlink(path)
+
+    with server:
+        try:
+            yield server, hang, release
+        finally:
+            release()
 
 
 def run_case(function, server):

@@ -9,11 +9,11 @@ import socket
 import time
 
 import pdu as P
-from common import Spindle, case, main
+from common import Spindle, case, hanging, main
 from iscsi import ISID, Closed, login, pattern, read10, test_unit_ready, write10
+from tmf import ABORT_TASK, ABORT_TASK_SET, COLD_RESET, QUERY_TASK
 
 LOGOUT, DROP_SESSION = 1, 3
-ABORT_TASK, ABORT_TASK_SET, COLD_RESET, QUERY_TASK = 1, 2, 7, 9
 GRACE_S = 5
 
 
@@ -24,23 +24,12 @@ def session(server, n=0, **keys):
 
 
 @contextlib.contextmanager
-def hanging():
+def stopping():
     """A server whose first blocks hang until `release` is called; it stops with exit code 0."""
-    server = Spindle("fault:rule=any@0-64K;hang;while=hung:ram:16M")
-    path = os.path.join(server.dir, "hung")
-
-    def release():
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-    with server:
-        with open(path, "wb"):
-            pass
-        try:
-            yield server, release
-            assert server.wait_end() == 0, server.stderr()
-        finally:
-            release()
+    with hanging("any@0-64K") as (server, hang, release):
+        hang()
+        yield server, release
+        assert server.wait_end() == 0, server.stderr()
 
 
 def terminate(server):
@@ -95,7 +84,7 @@ def idle_sessions_are_told_and_not_waited_for(_):
 @case
 def what_is_under_way_is_answered(_):
     """New commands are ignored, pings are not; the last message comes behind the last answer."""
-    with hanging() as (server, release):
+    with stopping() as (server, release):
         s, idle = session(server), session(server, 1)
         p = s.start(write10(0, 8), write=pattern(4096))
         s.ping()
@@ -114,7 +103,7 @@ def what_is_under_way_is_answered(_):
 
 @case
 def what_hangs_is_not_waited_for(_):
-    with hanging() as (server, release):
+    with stopping() as (server, release):
         s, mute = session(server), session(server, 1)
         s.start(write10(0, 8), write=pattern(4096))
         s.ping()
@@ -133,7 +122,7 @@ def what_hangs_is_not_waited_for(_):
 
 @case
 def who_is_asked_may_log_out(_):
-    with hanging() as (server, release):
+    with stopping() as (server, release):
         s, other = session(server), session(server, 1)
         s.start(write10(0, 8), write=pattern(4096))
         waiting_write(other)
@@ -152,7 +141,7 @@ def who_is_asked_may_log_out(_):
 
 @case
 def a_logout_that_began_before_is_answered(_):
-    with hanging() as (server, release):
+    with stopping() as (server, release):
         s = session(server)
         s.start(write10(0, 8), write=pattern(4096))
         p = s.request(P.LOGOUT_REQUEST, immediate=True)
@@ -207,7 +196,7 @@ def functions_over_several_come_behind_ignored_commands(_):
 
 @case
 def a_hung_command_that_is_aborted(_):
-    with hanging() as (server, release):
+    with stopping() as (server, release):
         s = session(server)
         p = s.start(write10(0, 8), write=pattern(4096))
         s.ping()

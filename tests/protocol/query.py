@@ -2,17 +2,14 @@
 """The task management functions of RFC 7144, which iSCSIProtocolLevel 2 brings: QUERY TASK, QUERY TASK
 SET, I_T NEXUS RESET and QUERY ASYNCHRONOUS EVENT."""
 
-import contextlib
-import os
 import socket
 
 import pdu as P
-from common import Spindle, case, main
+from common import Spindle, case, hanging, main
 from iscsi import ISID, login, pattern, read10, test_unit_ready, write10
+from tmf import (COMPLETE, LUN_RESET, NEXUS_RESET, NO_LUN, NOT_SUPPORTED, QUERY_EVENT,
+                 QUERY_TASK, QUERY_TASK_SET, SUCCEEDED, tmf)
 
-ABORT_TASK_SET, LUN_RESET = 2, 5
-QUERY_TASK, QUERY_TASK_SET, NEXUS_RESET, QUERY_EVENT = 9, 10, 11, 12
-COMPLETE, NO_LUN, NOT_SUPPORTED, SUCCEEDED = 0, 2, 5, 7
 RESERVE, RELEASE = bytes([0x16, 0, 0, 0, 0, 0]), bytes([0x17, 0, 0, 0, 0, 0])
 NEXUS_LOST = (0x29, 0x07)
 
@@ -24,14 +21,6 @@ def session(server, n=0, level=2, settled=True, **keys):
     if settled:
         s.settle()
     return s
-
-
-def tmf(s, function, task=None, immediate=True, **fields):
-    fields.setdefault("rtt", task.itt if task else P.NONE)
-    fields.setdefault("refcmdsn", task.cmdsn if task else 0)
-    p = s.request(P.TMF_REQUEST, immediate, flags=P.FINAL | function, **fields)
-    s.send(p)
-    return p
 
 
 def function(s, what, response=COMPLETE, additional=0, **more):
@@ -67,25 +56,6 @@ def end_write(s, p, r2t, data):
 def reported(s):
     r = s.good(s.command(bytes([0xA3, 0x0D, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0]), read=4))
     return bytes(r.data)
-
-
-@contextlib.contextmanager
-def hanging():
-    """A server whose disk hangs until `release` is called."""
-    server = Spindle("fault:rule=any@0-4K;hang;while=hung:ram:16M")
-    path = os.path.join(server.dir, "hung")
-
-    def release():
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-    with server:
-        with open(path, "wb"):
-            pass
-        try:
-            yield server, release
-        finally:
-            release()
 
 
 @case
@@ -211,7 +181,8 @@ def what_is_over_but_for_its_data(_):
 
 @case
 def while_the_disk_hangs(_):
-    with hanging() as (server, release):
+    with hanging("any@0-4K") as (server, hang, release):
+        hang()
         with session(server) as s, session(server, 1) as other:
             p = s.start(read10(0, 8), read=4096)
             function(s, QUERY_TASK, SUCCEEDED, task=p)

@@ -2,38 +2,14 @@
 """Disks that fail, dawdle and hang, seen from the wire: who waits, who does not, and what the end
 of a command says then."""
 
-import contextlib
-import os
 import time
 
 import pdu as P
-from common import Spindle, case, main
+from common import Spindle, case, hanging, main
 from iscsi import (ISID, Closed, inquiry, login, pattern, read10, serial_lt, test_unit_ready,
                    write10)
 
 MIB = 1 << 20
-HANGS = "fault:rule={ops};hang;while=hung:ram:16M"
-
-
-@contextlib.contextmanager
-def hanging(ops="read+write", more=()):
-    """A server whose first disk hangs from hang() to release()."""
-    server = Spindle(HANGS.format(ops=ops), *more)
-    path = os.path.join(server.dir, "hung")
-
-    def hang():
-        with open(path, "w", encoding="ascii"):
-            pass
-
-    def release():
-        if os.path.exists(path):
-            os.unlink(path)
-
-    with server:
-        try:
-            yield server, hang, release
-        finally:
-            release()
 
 
 def session(server, index=0, **more):
