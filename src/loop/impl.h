@@ -20,7 +20,7 @@ struct loop_bufs {
 	uint64_t budget;
 	uint64_t total, idle;          /* bytes: lent and charged; in the free lists */
 	uint64_t used[LOOP_NEEDS];     /* of `total`, what is lent */
-	uint64_t ceilings[LOOP_NEEDS]; /* for `total` */
+	uint64_t ceilings[LOOP_NEEDS]; /* for `used` */
 	struct list urgent;            /* those that wait with LOOP_LAST */
 	struct list waiting;           /* shares with somebody who waits, the next one first */
 	bool starved;                  /* the first of them lacks what others have: it is next */

@@ -25,25 +25,21 @@ struct loop_share {
 
 /* ---- What fits ---- */
 
-/* Of what is there altogether. One may always go on, or nobody would. */
+/* In what there is for its kind. Of those that are urgent one may always go on, or nobody would. */
 bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size)
 {
-	if (bufs->total + size <= bufs->ceilings[need])
-		return need != LOOP_EARLY || bufs->used[need] + size <= bufs->budget / 2;
-	return need != LOOP_EARLY && bufs->used[need] == 0;
+	if (need == LOOP_LAST)
+		return bufs->total + size <= bufs->budget || bufs->used[need] == 0;
+	return bufs->used[need] + size <= bufs->ceilings[need];
 }
 
-/* What the share leaves free is at least what it holds. Early data is held against early data only:
- * what windows have promised must not depend on who reads. */
+/* It leaves at least as much free as it holds. */
 static bool is_fair(const struct loop_share *share, enum loop_need need, uint64_t size)
 {
 	const struct loop_bufs *bufs = share->bufs;
-	const bool early = need == LOOP_EARLY;
-	const uint64_t most = early ? bufs->budget / 2 : bufs->ceilings[need];
-	const uint64_t taken = early ? bufs->used[need] : bufs->total;
 
 	return share->held[need] == 0 ||
-	       (taken <= most && share->held[need] + size <= most - taken);
+	       share->held[need] + size <= bufs->ceilings[need] - bufs->used[need];
 }
 
 static uint64_t size_of(const struct loop_wait *w)
@@ -91,7 +87,8 @@ bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
 	const struct loop_bufs *bufs = share->bufs;
 	const uint64_t size = loop_buf_size(len_bytes);
 
-	return !loop_bufs_awaited(bufs) && bufs->total + size <= bufs->ceilings[LOOP_SEGMENT] / 2 &&
+	return !loop_bufs_awaited(bufs) &&
+	       bufs->used[LOOP_SEGMENT] + size <= bufs->ceilings[LOOP_SEGMENT] / 2 &&
 	       is_fair(share, LOOP_SEGMENT, size);
 }
 
@@ -267,11 +264,11 @@ void loop_share_close(struct loop_share *share)
 
 void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes)
 {
-	static const uint8_t eighths[] = {[LOOP_SEGMENT] = 5, [LOOP_EARLY] = 7, [LOOP_LAST] = 8};
+	static const uint8_t sixteenths[] = {[LOOP_SEGMENT] = 7, [LOOP_EARLY] = 6, [LOOP_LAST] = 3};
 
 	bufs->budget = budget_bytes != 0 ? budget_bytes : UINT64_MAX / 2;
 	for (unsigned i = 0; i < LOOP_NEEDS; i++)
-		bufs->ceilings[i] = bufs->budget / 8 * eighths[i];
+		bufs->ceilings[i] = bufs->budget / 16 * sixteenths[i];
 	list_init(&bufs->urgent);
 	list_init(&bufs->waiting);
 	bufs->serve.run = serve;
@@ -295,19 +292,18 @@ bool loop_is_short(struct loop *loop)
 {
 	const struct loop_bufs *bufs = loop_bufs_of(loop);
 
-	return bufs->total > bufs->ceilings[LOOP_EARLY];
+	return bufs->total - bufs->used[LOOP_SEGMENT] - bufs->used[LOOP_EARLY] >
+	       bufs->ceilings[LOOP_LAST] / 2;
+}
+
+uint64_t loop_unasked_bytes(struct loop *loop)
+{
+	return loop_bufs_of(loop)->ceilings[LOOP_EARLY] / 2;
 }
 
 bool loop_is_calm(struct loop *loop)
 {
-	const struct loop_bufs *bufs = loop_bufs_of(loop);
-
-	return bufs->used[LOOP_EARLY] <= bufs->budget / 4;
-}
-
-uint64_t loop_budget(struct loop *loop)
-{
-	return loop_bufs_of(loop)->budget;
+	return loop_bufs_of(loop)->used[LOOP_EARLY] <= loop_unasked_bytes(loop);
 }
 
 uint64_t loop_memory_used(struct loop *loop)
