@@ -28,6 +28,15 @@ struct loop_bufs {
 	struct loop_msg serve;
 };
 
+/* What one client has of a loop's memory: share.c. */
+struct loop_share {
+	struct loop_bufs *bufs;
+	uint64_t held[LOOP_NEEDS]; /* bytes */
+	struct list waits;         /* struct loop_wait, the oldest first */
+	struct list link;          /* in bufs->waiting, while there are some */
+	bool closed;
+};
+
 /* `budget_bytes` 0: no bounds. */
 void loop_bufs_init(struct loop_bufs *bufs, struct loop *loop, uint64_t budget_bytes);
 /* All buffers were put back: those that were not are leaked. */
@@ -43,9 +52,10 @@ uint32_t loop_buf_size(uint32_t len_bytes);
 /* Lent, whatever the ceilings say; NULL: the system has none. */
 struct loop_buf *loop_bufs_lend(struct loop_bufs *bufs, uint32_t len_bytes, enum loop_need need,
 				struct loop_share *share);
-/* share.c: as loop_bufs_init() does; and after a buffer of `size` bytes was put. */
+/* share.c: as loop_bufs_init() does. */
 void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes);
-void loop_share_returned(struct loop_share *share, enum loop_need need, uint32_t size);
+/* A closed share that holds nothing any more is freed. */
+void loop_share_settle(struct loop_share *share);
 bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size);
 /* Those that wait are looked at soon. */
 void loop_bufs_serve(struct loop_bufs *bufs);

@@ -15,14 +15,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-struct loop_share {
-	struct loop_bufs *bufs;
-	uint64_t held[LOOP_NEEDS]; /* bytes */
-	struct list waits;         /* struct loop_wait, the oldest first */
-	struct list link;          /* in bufs->waiting, while there are some */
-	bool closed;
-};
-
 /* ---- What fits ---- */
 
 /* In what there is for its kind. Of those that are urgent one may always go on, or nobody would. */
@@ -49,19 +41,10 @@ static uint64_t size_of(const struct loop_wait *w)
 
 /* ---- Lending ---- */
 
-static struct loop_buf *lend(struct loop_share *share, uint32_t len_bytes, enum loop_need need)
-{
-	struct loop_buf *buf = loop_bufs_lend(share->bufs, len_bytes, need, share);
-
-	if (buf != NULL)
-		share->held[need] += loop_buf_size(len_bytes);
-	return buf;
-}
-
 static int lend_all(struct loop_share *share, struct loop_wait *w)
 {
 	for (unsigned i = 0; i < w->n; i++) {
-		w->bufs[i] = lend(share, w->len_bytes, w->need);
+		w->bufs[i] = loop_bufs_lend(share->bufs, w->len_bytes, w->need, share);
 		if (w->bufs[i] != NULL)
 			continue;
 		while (i-- > 0) {
@@ -79,7 +62,7 @@ struct loop_buf *loop_share_get(struct loop_share *share, uint32_t len_bytes)
 
 	if (!loop_bufs_fit(share->bufs, LOOP_EARLY, size) || !is_fair(share, LOOP_EARLY, size))
 		return NULL;
-	return lend(share, len_bytes, LOOP_EARLY);
+	return loop_bufs_lend(share->bufs, len_bytes, LOOP_EARLY, share);
 }
 
 bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
@@ -97,12 +80,12 @@ bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
 static bool may_take(const struct loop_share *share, const struct loop_wait *w)
 {
 	const struct loop_bufs *bufs = share->bufs;
+	const uint64_t size = size_of(w);
 
 	if (w->need == LOOP_LAST)
-		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_LAST, size_of(w));
+		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_LAST, size);
 	return !bufs->starved && list_empty(&share->waits) &&
-	       loop_bufs_fit(bufs, LOOP_SEGMENT, size_of(w)) &&
-	       is_fair(share, LOOP_SEGMENT, size_of(w));
+	       loop_bufs_fit(bufs, LOOP_SEGMENT, size) && is_fair(share, LOOP_SEGMENT, size);
 }
 
 static void wait(struct loop_share *share, struct loop_wait *w)
@@ -235,20 +218,12 @@ struct loop_share *loop_share_create(struct loop *loop)
 	return share;
 }
 
-static void free_if_over(struct loop_share *share)
+void loop_share_settle(struct loop_share *share)
 {
-	if (!share->closed)
-		return;
 	for (unsigned i = 0; i < LOOP_NEEDS; i++)
 		if (share->held[i] != 0)
 			return;
 	free(share);
-}
-
-void loop_share_returned(struct loop_share *share, enum loop_need need, uint32_t size)
-{
-	share->held[need] -= size;
-	free_if_over(share);
 }
 
 void loop_share_close(struct loop_share *share)
@@ -257,7 +232,7 @@ void loop_share_close(struct loop_share *share)
 		return;
 	CHECK(list_empty(&share->waits));
 	share->closed = true;
-	free_if_over(share);
+	loop_share_settle(share);
 }
 
 /* ---- The budget ---- */
