@@ -168,7 +168,7 @@ struct load {
 	struct client *clients;
 	int epoll;
 	uint8_t *payload;
-	uint64_t now_ns, started, done, errors, bytes;
+	uint64_t now_ns, started, done, errors, refused, bytes;
 	uint64_t latency[NBUCKETS], latency_max;
 	bool counting, stopping;
 };
@@ -273,6 +273,12 @@ static bool may_start(const struct client *c)
 	       (l->o.ops == 0 || l->started < l->o.ops);
 }
 
+/* TASK SET FULL: the next command comes in its place, as from any initiator that asks again. */
+static bool was_refused(const struct client *c, uint8_t status)
+{
+	return status == 0x28 && c->verify == NULL;
+}
+
 static void command_ended(void *arg, unsigned slot, const struct command *cmd, uint8_t status)
 {
 	struct client *c = arg;
@@ -281,6 +287,11 @@ static void command_ended(void *arg, unsigned slot, const struct command *cmd, u
 
 	c->in_flight--;
 	queue_push(&c->free_slots, &c->slots[slot].link);
+	if (was_refused(c, status)) {
+		l->refused++;
+		l->started--;
+		return;
+	}
 	if (status != 0) {
 		if (l->errors++ == 0)
 			fprintf(stderr, "lba %llu: status 0x%02x\n", (unsigned long long)cmd->lba,
@@ -410,11 +421,13 @@ static void report(const struct load *l, const struct figures *f)
 		printf("{\"iops\":%.0f,\"mb_s\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%."
 		       "1f,"
 		       "\"max_us\":%.1f,\"server_cpu_us_per_op\":%.3f,\"server_cpu_s\":%.3f,"
-		       "\"client_cpu_s\":%.3f,\"ops\":%llu,\"errors\":%llu,\"seconds\":%.3f}\n",
+		       "\"client_cpu_s\":%.3f,\"ops\":%llu,\"errors\":%llu,\"refused\":%llu,"
+		       "\"seconds\":%.3f}\n",
 		       iops, mbs, (double)percentile_ns(l, 0.5) / 1e3,
 		       (double)percentile_ns(l, 0.99) / 1e3, (double)percentile_ns(l, 0.999) / 1e3,
 		       (double)l->latency_max / 1e3, us, f->server_cpu, f->client_cpu,
-		       (unsigned long long)f->ops, (unsigned long long)l->errors, f->seconds);
+		       (unsigned long long)f->ops, (unsigned long long)l->errors,
+		       (unsigned long long)l->refused, f->seconds);
 	else
 		printf("%.0f IOPS  %.1f MB/s  p50 %.1f us  p99 %.1f us  p99.9 %.1f us  max %.1f us "
 		       " "

@@ -21,8 +21,8 @@
 /* ---- Limits and times ---- */
 
 #define WINDOW            128  /* commands of a session that may be under way, at most, */
-#define WINDOW_FIRST      16   /* before it has shown what it does, */
-#define WINDOW_MIN        2    /* and however little memory there is */
+#define WINDOW_FIRST      2    /* before it has shown what it does, */
+#define WINDOW_MIN        1    /* and however little memory there is */
 #define SLOT_COST_MIN     4096 /* bytes: a task, and what it needs beside data */
 #define WINDOW_EPOCH_LOG  34   /* 2^34 ns, 17 s: who did nothing for so long counts no more */
 #define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */

@@ -4,10 +4,9 @@
  *
  * A slot that is granted is a debt: what may come with a command without being asked for, immediate
  * data and unsolicited Data-Out, must be put somewhere, and waiting is no way out. The sessions of
- * a loop that do something share a quarter of its budget for this, by what each one's commands have
- * brought of late: a session of small commands or of reads has all of WINDOW, one that sends first
- * bursts of 256 KiB has what these fit into. That is half of what such data may take in all
- * (loop.h, LOOP_EARLY), and the most that a share may have.
+ * a loop that do something share what may be promised (loop_unasked_bytes()), by what each one's
+ * commands have brought of late: a session of small commands or of reads has all of WINDOW, one that
+ * sends first bursts of 256 KiB has what these fit into.
  *
  * A window grows by doubling with each command, and not while much has come; it shrinks by not moving
  * on, for MaxCmdSN never goes back. So the debts of sessions that slept, or that change their ways,
@@ -28,7 +27,8 @@ static void count_busy(struct iscsi_session *s, uint64_t epoch)
 	}
 	home->nbusy++;
 	s->epoch = epoch;
-	home->slot_bytes = loop_budget(home->loop) / 4 / max_u64(home->nbusy, home->nbusy_before);
+	home->slot_bytes =
+		loop_unasked_bytes(home->loop) / max_u64(home->nbusy, home->nbusy_before);
 }
 
 /* What a session's part of the budget is good for. */

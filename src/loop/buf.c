@@ -132,6 +132,8 @@ struct loop_buf *loop_bufs_lend(struct loop_bufs *bufs, uint32_t len_bytes, enum
 	buf->share = share;
 	bufs->total += classes[c].size;
 	bufs->used[need] += classes[c].size;
+	if (share != NULL)
+		share->held[need] += classes[c].size;
 	return buf;
 }
 
@@ -178,8 +180,11 @@ void loop_buf_put(struct loop_buf *buf)
 	bufs->total -= size;
 	bufs->used[need] -= size;
 	keep(bufs, buf);
-	if (share != NULL)
-		loop_share_returned(share, need, size);
+	if (share != NULL) {
+		share->held[need] -= size;
+		if (share->closed)
+			loop_share_settle(share);
+	}
 	if (loop_bufs_awaited(bufs))
 		loop_bufs_serve(bufs);
 }

@@ -20,12 +20,21 @@ struct loop_bufs {
 	uint64_t budget;
 	uint64_t total, idle;          /* bytes: lent and charged; in the free lists */
 	uint64_t used[LOOP_NEEDS];     /* of `total`, what is lent */
-	uint64_t ceilings[LOOP_NEEDS]; /* for `total` */
+	uint64_t ceilings[LOOP_NEEDS]; /* for `used` */
 	struct list urgent;            /* those that wait with LOOP_LAST */
 	struct list waiting;           /* shares with somebody who waits, the next one first */
 	bool starved;                  /* the first of them lacks what others have: it is next */
 	bool serving;                  /* `serve` is on its way */
 	struct loop_msg serve;
+};
+
+/* What one client has of a loop's memory: share.c. */
+struct loop_share {
+	struct loop_bufs *bufs;
+	uint64_t held[LOOP_NEEDS]; /* bytes */
+	struct list waits;         /* struct loop_wait, the oldest first */
+	struct list link;          /* in bufs->waiting, while there are some */
+	bool closed;
 };
 
 /* `budget_bytes` 0: no bounds. */
@@ -43,9 +52,10 @@ uint32_t loop_buf_size(uint32_t len_bytes);
 /* Lent, whatever the ceilings say; NULL: the system has none. */
 struct loop_buf *loop_bufs_lend(struct loop_bufs *bufs, uint32_t len_bytes, enum loop_need need,
 				struct loop_share *share);
-/* share.c: as loop_bufs_init() does; and after a buffer of `size` bytes was put. */
+/* share.c: as loop_bufs_init() does. */
 void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes);
-void loop_share_returned(struct loop_share *share, enum loop_need need, uint32_t size);
+/* A closed share that holds nothing any more is freed. */
+void loop_share_settle(struct loop_share *share);
 bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size);
 /* Those that wait are looked at soon. */
 void loop_bufs_serve(struct loop_bufs *bufs);

@@ -148,18 +148,15 @@ void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
  * ---- Memory: who gets a buffer when there are few --------------------------------------------
  *
  * A loop has a budget, its part of loop_config.memory_bytes: for its buffers, lent or kept for reuse,
- * and for what is charged to it. Not all of it is for everybody:
+ * and for what is charged to it. Each kind has a part of its own, so that none can shut out another:
  *
- *   LOOP_SEGMENT  for who can wait, a piece of a command's data: up to 5/8 of all
- *   LOOP_EARLY    for who cannot, what comes with a command or is its answer: up to 7/8 of all, and
- *                 never more than 4/8 by itself
- *   LOOP_LAST     for who keeps others waiting meanwhile: all of it. Connections, and a segment that
- *                 must go on to give back what it has
- *
- * so that none of them can shut out another for good, and a segment waits only for segments.
+ *   LOOP_SEGMENT  7/16, for who can wait: a piece of a command's data
+ *   LOOP_EARLY    6/16, for who cannot: what comes with a command, or is its answer
+ *   LOOP_LAST     3/16, and what the others have left: for who keeps others waiting meanwhile.
+ *                 Connections, segments that must go on to give back what they have, and charges
  *
  * A share is what one client has. It may hold of each kind as much as it leaves free: one alone
- * half of what there is, k greedy or hung ones together leave a part of k + 1. A share without any
+ * half of a kind, k greedy or hung ones together leave a part of k + 1. A share without any
  * gets a buffer as long as there is one. Those that wait are served in order within a share, and one
  * after another among shares. All on the share's loop.
  */
@@ -205,10 +202,11 @@ void loop_charge(struct loop *loop, size_t bytes);
 void loop_uncharge(struct loop *loop, size_t bytes);
 /* There is so little left that what can be refused should be. */
 bool loop_is_short(struct loop *loop);
-/* What came unasked takes no more than half of what it may. */
+/* What may be promised to all clients together for what comes unasked: half of LOOP_EARLY, which is
+ * also the most that one alone can have. */
+uint64_t loop_unasked_bytes(struct loop *loop);
+/* LOOP_EARLY takes no more than that. */
 bool loop_is_calm(struct loop *loop);
-/* The loop's whole budget, in bytes. */
-uint64_t loop_budget(struct loop *loop);
 /* What is lent and charged now; for tests. */
 uint64_t loop_memory_used(struct loop *loop);
 

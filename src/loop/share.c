@@ -15,35 +15,23 @@
 #include <errno.h>
 #include <stdlib.h>
 
-struct loop_share {
-	struct loop_bufs *bufs;
-	uint64_t held[LOOP_NEEDS]; /* bytes */
-	struct list waits;         /* struct loop_wait, the oldest first */
-	struct list link;          /* in bufs->waiting, while there are some */
-	bool closed;
-};
-
 /* ---- What fits ---- */
 
-/* Of what is there altogether. One may always go on, or nobody would. */
+/* In what there is for its kind. Of those that are urgent one may always go on, or nobody would. */
 bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size)
 {
-	if (bufs->total + size <= bufs->ceilings[need])
-		return need != LOOP_EARLY || bufs->used[need] + size <= bufs->budget / 2;
-	return need != LOOP_EARLY && bufs->used[need] == 0;
+	if (need == LOOP_LAST)
+		return bufs->total + size <= bufs->budget || bufs->used[need] == 0;
+	return bufs->used[need] + size <= bufs->ceilings[need];
 }
 
-/* What the share leaves free is at least what it holds. Early data is held against early data only:
- * what windows have promised must not depend on who reads. */
+/* It leaves at least as much free as it holds. */
 static bool is_fair(const struct loop_share *share, enum loop_need need, uint64_t size)
 {
 	const struct loop_bufs *bufs = share->bufs;
-	const bool early = need == LOOP_EARLY;
-	const uint64_t most = early ? bufs->budget / 2 : bufs->ceilings[need];
-	const uint64_t taken = early ? bufs->used[need] : bufs->total;
 
 	return share->held[need] == 0 ||
-	       (taken <= most && share->held[need] + size <= most - taken);
+	       share->held[need] + size <= bufs->ceilings[need] - bufs->used[need];
 }
 
 static uint64_t size_of(const struct loop_wait *w)
@@ -53,19 +41,10 @@ static uint64_t size_of(const struct loop_wait *w)
 
 /* ---- Lending ---- */
 
-static struct loop_buf *lend(struct loop_share *share, uint32_t len_bytes, enum loop_need need)
-{
-	struct loop_buf *buf = loop_bufs_lend(share->bufs, len_bytes, need, share);
-
-	if (buf != NULL)
-		share->held[need] += loop_buf_size(len_bytes);
-	return buf;
-}
-
 static int lend_all(struct loop_share *share, struct loop_wait *w)
 {
 	for (unsigned i = 0; i < w->n; i++) {
-		w->bufs[i] = lend(share, w->len_bytes, w->need);
+		w->bufs[i] = loop_bufs_lend(share->bufs, w->len_bytes, w->need, share);
 		if (w->bufs[i] != NULL)
 			continue;
 		while (i-- > 0) {
@@ -83,7 +62,7 @@ struct loop_buf *loop_share_get(struct loop_share *share, uint32_t len_bytes)
 
 	if (!loop_bufs_fit(share->bufs, LOOP_EARLY, size) || !is_fair(share, LOOP_EARLY, size))
 		return NULL;
-	return lend(share, len_bytes, LOOP_EARLY);
+	return loop_bufs_lend(share->bufs, len_bytes, LOOP_EARLY, share);
 }
 
 bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
@@ -91,7 +70,8 @@ bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
 	const struct loop_bufs *bufs = share->bufs;
 	const uint64_t size = loop_buf_size(len_bytes);
 
-	return !loop_bufs_awaited(bufs) && bufs->total + size <= bufs->ceilings[LOOP_SEGMENT] / 2 &&
+	return !loop_bufs_awaited(bufs) &&
+	       bufs->used[LOOP_SEGMENT] + size <= bufs->ceilings[LOOP_SEGMENT] / 2 &&
 	       is_fair(share, LOOP_SEGMENT, size);
 }
 
@@ -100,12 +80,12 @@ bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
 static bool may_take(const struct loop_share *share, const struct loop_wait *w)
 {
 	const struct loop_bufs *bufs = share->bufs;
+	const uint64_t size = size_of(w);
 
 	if (w->need == LOOP_LAST)
-		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_LAST, size_of(w));
+		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_LAST, size);
 	return !bufs->starved && list_empty(&share->waits) &&
-	       loop_bufs_fit(bufs, LOOP_SEGMENT, size_of(w)) &&
-	       is_fair(share, LOOP_SEGMENT, size_of(w));
+	       loop_bufs_fit(bufs, LOOP_SEGMENT, size) && is_fair(share, LOOP_SEGMENT, size);
 }
 
 static void wait(struct loop_share *share, struct loop_wait *w)
@@ -238,20 +218,12 @@ struct loop_share *loop_share_create(struct loop *loop)
 	return share;
 }
 
-static void free_if_over(struct loop_share *share)
+void loop_share_settle(struct loop_share *share)
 {
-	if (!share->closed)
-		return;
 	for (unsigned i = 0; i < LOOP_NEEDS; i++)
 		if (share->held[i] != 0)
 			return;
 	free(share);
-}
-
-void loop_share_returned(struct loop_share *share, enum loop_need need, uint32_t size)
-{
-	share->held[need] -= size;
-	free_if_over(share);
 }
 
 void loop_share_close(struct loop_share *share)
@@ -260,18 +232,18 @@ void loop_share_close(struct loop_share *share)
 		return;
 	CHECK(list_empty(&share->waits));
 	share->closed = true;
-	free_if_over(share);
+	loop_share_settle(share);
 }
 
 /* ---- The budget ---- */
 
 void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes)
 {
-	static const uint8_t eighths[] = {[LOOP_SEGMENT] = 5, [LOOP_EARLY] = 7, [LOOP_LAST] = 8};
+	static const uint8_t sixteenths[] = {[LOOP_SEGMENT] = 7, [LOOP_EARLY] = 6, [LOOP_LAST] = 3};
 
 	bufs->budget = budget_bytes != 0 ? budget_bytes : UINT64_MAX / 2;
 	for (unsigned i = 0; i < LOOP_NEEDS; i++)
-		bufs->ceilings[i] = bufs->budget / 8 * eighths[i];
+		bufs->ceilings[i] = bufs->budget / 16 * sixteenths[i];
 	list_init(&bufs->urgent);
 	list_init(&bufs->waiting);
 	bufs->serve.run = serve;
@@ -295,19 +267,18 @@ bool loop_is_short(struct loop *loop)
 {
 	const struct loop_bufs *bufs = loop_bufs_of(loop);
 
-	return bufs->total > bufs->ceilings[LOOP_EARLY];
+	return bufs->total - bufs->used[LOOP_SEGMENT] - bufs->used[LOOP_EARLY] >
+	       bufs->ceilings[LOOP_LAST] / 2;
+}
+
+uint64_t loop_unasked_bytes(struct loop *loop)
+{
+	return loop_bufs_of(loop)->ceilings[LOOP_EARLY] / 2;
 }
 
 bool loop_is_calm(struct loop *loop)
 {
-	const struct loop_bufs *bufs = loop_bufs_of(loop);
-
-	return bufs->used[LOOP_EARLY] <= bufs->budget / 4;
-}
-
-uint64_t loop_budget(struct loop *loop)
-{
-	return loop_bufs_of(loop)->budget;
+	return loop_bufs_of(loop)->used[LOOP_EARLY] <= loop_unasked_bytes(loop);
 }
 
 uint64_t loop_memory_used(struct loop *loop)

@@ -73,14 +73,17 @@ def load(server, i, workload, io_size, qd, *more, block_size=512):
 
 def judge(children, fair=True):
     """All did well; what they did, in IOPS."""
-    rates = []
+    rates, refused = [], 0
     for child in children:
         said, wrong = child.communicate(timeout=SECONDS + 120)
         assert child.returncode == 0, f"{child.args}: exit code {child.returncode}\n{said}{wrong}"
         assert "wrong" not in wrong or " 0 wrong" in wrong, wrong
         rates.append(json.loads(said)["iops"])
+        refused += json.loads(said)["refused"]
     mean = sum(rates) / len(rates)
-    print(f"  {len(rates)} clients: {mean:.1f} IOPS each, the slowest {min(rates):.1f}, the fastest {max(rates):.1f}")
+    print(f"  {len(rates)} clients: {mean:.1f} IOPS each, the slowest {min(rates):.1f}, the fastest {max(rates):.1f}, {refused} refused")
+    # While all of them log in, and each has more promised to it than it will have in the end; not later.
+    assert refused <= 32 * CLIENTS, refused
     if fair and PLAIN:
         assert min(rates) >= mean / 2, sorted(rates)
     return rates

@@ -9,7 +9,8 @@
 #define BUDGET (16 * MiB)
 #define MAX    LOOP_BUF_MAX
 #define MANY   64 /* buffers of LOOP_BUF_MAX that fit into the budget */
-#define SEGS   (MANY / 8 * 5)
+#define SEGS   (MANY / 16 * 7)
+#define EARLY  (MANY / 16 * 6)
 
 struct waiter {
 	struct loop_wait wait;
@@ -239,11 +240,11 @@ static void no_kind_shuts_out_another(void **state)
 	loop_wait_cancel(&segs[nsegs].wait);
 	while ((early[nearly] = loop_share_get(shares[nearly], MAX)) != NULL)
 		nearly++;
-	assert_int_equal(nearly, MANY / 4);
+	assert_int_equal(nearly, EARLY);
 	assert_true(take(shares[0], &urgent[0], 1, LOOP_LAST, &turns));
 	while ((last[nlast] = loop_buf_get(loop, MAX)) != NULL)
 		nlast++;
-	assert_int_equal(nlast, MANY / 8 - 1);
+	assert_int_equal(nlast, MANY - SEGS - EARLY - 1);
 	assert_true(loop_is_short(loop));
 	/* Nothing is left: the next one in need is the first one to be served. */
 	assert_false(take(shares[1], &urgent[1], 1, LOOP_LAST, &turns));
@@ -263,7 +264,7 @@ static void no_kind_shuts_out_another(void **state)
 	loop_set_destroy(set);
 }
 
-/* Early data alone never takes more than half, one share never more than half of that. */
+/* One share has no more than was promised, all together no more than there is. */
 static void early_data_is_bounded(void **state)
 {
 	struct loop_set *set = small_set();
@@ -276,11 +277,12 @@ static void early_data_is_bounded(void **state)
 		shares[i] = loop_share_create(loop);
 	while ((early[n] = loop_share_get(shares[0], MAX)) != NULL)
 		n++;
-	assert_int_equal(n, MANY / 4);
+	assert_int_equal(n, EARLY / 2);
+	assert_int_equal(n * (uint64_t)MAX, loop_unasked_bytes(loop));
 	assert_true(loop_is_calm(loop));
 	for (unsigned i = 1; i < MANY && (early[n] = loop_share_get(shares[i], MAX)) != NULL; i++)
 		n++;
-	assert_int_equal(n, MANY / 2);
+	assert_int_equal(n, EARLY);
 	assert_false(loop_is_calm(loop));
 	while (n > 0)
 		loop_buf_put(early[--n]);
@@ -289,7 +291,7 @@ static void early_data_is_bounded(void **state)
 	loop_set_destroy(set);
 }
 
-/* Whatever is charged, one goes on. */
+/* Whatever is charged, one of those who must go on does. */
 static void one_always_may(void **state)
 {
 	struct loop_set *set = small_set();
@@ -299,16 +301,17 @@ static void one_always_may(void **state)
 	unsigned turns = 0;
 
 	loop_charge(loop, 2 * BUDGET);
-	assert_true(take(a, &w[0], 1, LOOP_SEGMENT, &turns));
-	assert_false(take(a, &w[1], 1, LOOP_SEGMENT, &turns));
-	assert_null(loop_share_get(a, 1));
-	assert_false(loop_share_plenty(a, 1));
+	assert_true(loop_is_short(loop));
+	assert_true(take(a, &w[0], 1, LOOP_LAST, &turns));
+	assert_false(take(a, &w[1], 1, LOOP_LAST, &turns));
+	assert_null(loop_buf_get(loop, 1));
 	put(&w[0]);
 	turn(set);
 	assert_int_equal(w[1].turn, 1);
 	put(&w[1]);
 	loop_uncharge(loop, 2 * BUDGET);
 	assert_int_equal(loop_memory_used(loop), 0);
+	assert_false(loop_is_short(loop));
 	loop_share_close(a);
 	loop_set_destroy(set);
 }
