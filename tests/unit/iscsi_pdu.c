@@ -369,6 +369,7 @@ static void test_hold(void **state)
 	struct held_pdu *h;
 
 	assert_non_null(s);
+	s->home = &f->home;
 	s->exp_cmd_sn = 0xfffffffc;
 	for (size_t k = 0; k < ARRAY_LEN(order); k++)
 		hold(s, s->exp_cmd_sn + order[k], order[k], 0);
