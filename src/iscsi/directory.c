@@ -286,7 +286,8 @@ int directory_kick_others(struct iscsi_session *s, enum kick why)
 
 /* ---- Admission ---- */
 
-/* Where others with its key are; else the least loaded one. Discovery stays where it came. */
+/* Where others with its key are; else the least loaded one, and of those the last, for the first one has
+ * the acceptor's work as well. Discovery stays where it came. */
 static struct iscsi_loop *choose_home(struct iscsi *i, const struct iscsi_session *s)
 {
 	unsigned best = 0;
@@ -298,7 +299,7 @@ static struct iscsi_loop *choose_home(struct iscsi *i, const struct iscsi_sessio
 			return of_bucket(pos)->home;
 
 	for (unsigned n = 1; n < i->nloops; n++)
-		if (i->directory.load[n] < i->directory.load[best])
+		if (i->directory.load[n] <= i->directory.load[best])
 			best = n;
 	return &i->loops[best];
 }
