@@ -82,8 +82,10 @@ def start_read(s, lba, blocks):
 
 
 def start_write(s, lba, data, **more):
+    """It has come when this returns, so that a function of another session finds it."""
     p = s.scsi_pdu(write10(lba, BLOCKS), len(data), write=True, data=data, **more)
     s.send(p)
+    s.ping()
     return p
 
 
@@ -123,7 +125,11 @@ def at_channel(w):
     page[2] &= ~WCE
     mode.start(select, write=bytes(4) + bytes(page))
     parked(mode)
-    return start_write(w.victims, ELSEWHERE, NEW)
+    p = start_write(w.victims, ELSEWHERE, NEW)
+    # Else its loop had not heard yet that the channel is closed, and the write is on the disk by right.
+    parked(w.victims)
+    assert not w.victims.waiting.get(p.itt), "it did not wait"
+    return p
 
 
 def at_range_lock(w):
