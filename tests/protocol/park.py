@@ -3,8 +3,9 @@
 become of its session meanwhile.
 
 A command waits at a closed channel, at the ordering barrier, for a range lock, for its Data-Out, in the
-store, or for its Data-In to be taken. The function comes from its own session, which then stays, is cut
-off, or is replaced by a login with the same ISID; or from another session. What must be true each time:
+store, or for its Data-In to be taken (for memory: park_memory.py). The function comes from its own session,
+which then stays, is cut off, or is replaced by a login with the same ISID; or from another session. What
+must be true each time:
 
 - the function is answered as soon as its victims are gone, and not before: what hangs in the store is
   waited for, but only by functions that are about it;
@@ -25,15 +26,17 @@ from tmf import (ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, COLD_RESET, COMPLET
                  NEXUS_RESET, WARM_RESET, tmf)
 
 STORE = "fault:rule=write@0-1M;hang;while=hung:disk.img"
-BLOCKS = 8
-HUNG, ELSEWHERE = 0, 16384  # LBAs: in the part that hangs, and in the one that does not
-OLD, NEW, OTHERS = (pattern(BLOCKS * 512, seed) for seed in (1, 2, 3))
+BLOCK, BLOCKS = 4096, 8
+HUNG, ELSEWHERE = 0, 2048  # LBAs: in the part that hangs, and in the one that does not
+OLD, NEW, OTHERS = (pattern(BLOCKS * BLOCK, seed) for seed in (1, 2, 3))
 ORDERED = 2
 WCE = 4
 FUNCTIONS = {"abort_task": ABORT_TASK, "abort_task_set": ABORT_TASK_SET, "clear_task_set": CLEAR_TASK_SET,
              "nexus_reset": NEXUS_RESET, "lun_reset": LUN_RESET, "warm_reset": WARM_RESET,
              "cold_reset": COLD_RESET}
 RESETS = (LUN_RESET, WARM_RESET, COLD_RESET)
+ARGS = ("--size", "16M", "--block-size", "4096")
+ROOM = ("--memory", "4G")  # for windows that stay open, however many sessions there were of late
 
 
 class World:
@@ -47,8 +50,8 @@ class World:
         self.other = self.come(ISID + 1)
         for s in (self.victims, self.other):
             s.settle()
-        self.victims.write(HUNG, OLD)
-        self.victims.write(ELSEWHERE, OLD)
+        self.victims.write(HUNG, OLD, BLOCK)
+        self.victims.write(ELSEWHERE, OLD, BLOCK)
 
     def __enter__(self):
         return self
@@ -57,9 +60,9 @@ class World:
         self.release()
         self.sessions.close()
 
-    def come(self, isid):
+    def come(self, isid, **keys):
         return self.sessions.enter_context(login(self.server.portals[0], self.server.iqn(), isid=isid,
-                                               keys={"iSCSIProtocolLevel": 2}))
+                                               keys={"iSCSIProtocolLevel": 2, **keys}))
 
     def hang(self):
         with open(self.path, "w", encoding="ascii"):
@@ -70,9 +73,19 @@ class World:
             os.unlink(self.path)
 
 
+def compare_and_write(lba, blocks):
+    return bytes([0x89, 0]) + lba.to_bytes(8, "big") + bytes([0, 0, 0, blocks, 0, 0])
+
+
+def start_read(s, lba, blocks):
+    return s.start(read10(lba, blocks), read=blocks * BLOCK)
+
+
 def start_write(s, lba, data, **more):
+    """It has come when this returns, so that a function of another session finds it."""
     p = s.scsi_pdu(write10(lba, BLOCKS), len(data), write=True, data=data, **more)
     s.send(p)
+    s.ping()
     return p
 
 
@@ -112,29 +125,36 @@ def at_channel(w):
     page[2] &= ~WCE
     mode.start(select, write=bytes(4) + bytes(page))
     parked(mode)
-    return start_write(w.victims, ELSEWHERE, NEW)
+    p = start_write(w.victims, ELSEWHERE, NEW)
+    # Else its loop had not heard yet that the channel is closed, and the write is on the disk by right.
+    parked(w.victims)
+    assert not w.victims.waiting.get(p.itt), "it did not wait"
+    return p
 
 
 def at_range_lock(w):
     """COMPARE AND WRITE holds its lock until its write is done."""
     w.hang()
-    cdb = bytes([0x89, 0, *bytes(8), 0, 0, 0, BLOCKS, 0, 0])
-    w.other.start(cdb, write=OLD + OTHERS)
+    w.other.start(compare_and_write(HUNG, BLOCKS), write=OLD + OTHERS)
     parked(w.other)
     return start_write(w.victims, HUNG, NEW)
 
 
+def ask_to_write(s, lba, blocks):
+    p = s.scsi_pdu(write10(lba, blocks), blocks * BLOCK, write=True)
+    s.send(p)
+    return p
+
+
 def for_data_out(w):
-    p = w.victims.scsi_pdu(write10(ELSEWHERE, BLOCKS), len(NEW), write=True)
-    w.victims.send(p)
+    p = ask_to_write(w.victims, ELSEWHERE, BLOCKS)
     w.victims.expect(P.R2T, itt=p.itt)
     return p
 
 
 def for_sending(w):
     w.victims.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    p = w.victims.scsi_pdu(read10(0, 16384), 16384 * 512, read=True)
-    w.victims.send(p)
+    p = start_read(w.victims, 0, 2048)
     time.sleep(0.1)
     return p
 
@@ -204,7 +224,7 @@ def told(s, *command, **data):
 
 
 def disk_is_right(s, park):
-    hung, elsewhere = (told(s, read10(lba, BLOCKS), read=BLOCKS * 512) for lba in (HUNG, ELSEWHERE))
+    hung, elsewhere = (told(s, read10(lba, BLOCKS), read=BLOCKS * BLOCK) for lba in (HUNG, ELSEWHERE))
     if park is PARKS["store"] or park is PARKS["barrier"]:
         assert hung in (OLD, NEW), "a mixture"
     else:
@@ -212,7 +232,7 @@ def disk_is_right(s, park):
     assert elsewhere == OLD, "the command that was ended has written"
     # Not where another session's write may still be on its way: nothing puts the two in order.
     for i, lba in enumerate((HUNG + 2 * BLOCKS, ELSEWHERE)):
-        data = pattern(BLOCKS * 512, 10 + i)
+        data = pattern(BLOCKS * BLOCK, 10 + i)
         told(s, write10(lba, BLOCKS), write=data)
         assert told(s, read10(lba, BLOCKS), read=len(data)) == data
 
@@ -286,23 +306,28 @@ def lost(w, park, _):
     disk_is_right(s, park)
 
 
-def add_case(place, what, becomes):
-    def run(server):
-        with World(server) as w:
-            becomes(w, PARKS[place], FUNCTIONS.get(what))
-
-    run.__name__ = f"{place}-{what or 'no_function'}-{becomes.__name__}"
+def add_case(name, run):
+    run.__name__ = name
     case(run)
 
 
-for _place in PARKS:
-    add_case(_place, None, lost)
-    for _what, _function in FUNCTIONS.items():
-        for _becomes in (stays, cut, replaced):
-            add_case(_place, _what, _becomes)
-        if _function in RESETS:
-            add_case(_place, _what, reset_by_another)
+def add_rows(parks, add):
+    for name, park in parks.items():
+        add(f"{name}-no_function-lost", park, None, lost)
+        for what, function in FUNCTIONS.items():
+            for becomes in (stays, cut, replaced, *((reset_by_another,) if function in RESETS else ())):
+                add(f"{name}-{what}-{becomes.__name__}", park, function, becomes)
 
+
+def of_the_matrix(name, park, function, becomes):
+    def run(server):
+        with World(server) as w:
+            becomes(w, park, function)
+
+    add_case(name, run)
+
+
+add_rows(PARKS, of_the_matrix)
 
 if __name__ == "__main__":
-    main(STORE, args=("--size", "16M"))
+    main(STORE, args=(*ARGS, *ROOM))

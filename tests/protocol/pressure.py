@@ -196,4 +196,5 @@ def one_that_does_not_read_does_not_stop_others(_):
             good.ping()
 
 
-main("ram:64M")
+if __name__ == "__main__":
+    main("ram:64M")
