@@ -43,7 +43,7 @@ void conn_update_events(struct iscsi_conn *c)
 
 	if (c->closed || c->leaves)
 		return;
-	if (c->paused && c->tx.nqueued < TX_PAUSE_PDUS / 2 && c->tx.own_bytes < TX_PAUSE_BYTES / 2)
+	if (c->paused && tx_has_room(c))
 		c->paused = false;
 	if (reads_now(c) || c->linger == LINGERING)
 		wanted |= STREAM_IN;

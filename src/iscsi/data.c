@@ -295,7 +295,7 @@ static void granted(struct loop_wait *w, int err)
 	if (err != 0)
 		t->bad = SENSE_INTERNAL_FAILURE;
 	for (unsigned i = 0; i < t->nout && err == 0; i++)
-		if (&t->out[i].seg->buf == w->bufs)
+		if (&t->out[i].seg->buf == w->buf)
 			attach(t, &t->out[i]);
 	pump(t);
 }
@@ -303,11 +303,10 @@ static void granted(struct loop_wait *w, int err)
 /* false: the segment waits for its buffer. */
 static bool take_buf(struct iscsi_task *t, struct scsi_seg *seg)
 {
-	if (seg->buf != NULL || adopt_early(t, seg))
+	if (adopt_early(t, seg))
 		return true;
-	t->wait.bufs = &seg->buf;
+	t->wait.buf = &seg->buf;
 	t->wait.len_bytes = seg->len;
-	t->wait.n = 1;
 	t->wait.need = LOOP_SEGMENT;
 	t->wait.granted = granted;
 	return loop_share_take(t->session->nexus.share, &t->wait);
@@ -321,8 +320,7 @@ static void attach_all(struct iscsi_task *t)
 
 		if (m->attached)
 			continue;
-		if (i != 0 && m->seg->buf == NULL &&
-		    !loop_share_plenty(t->session->nexus.share, m->seg->len))
+		if (i != 0 && !loop_share_plenty(t->session->nexus.share, m->seg->len))
 			return;
 		if (take_buf(t, m->seg))
 			attach(t, m);
@@ -333,7 +331,7 @@ static void move_out_end(struct iscsi_task *t, unsigned i, int err)
 {
 	struct scsi_seg *seg = t->out[i].seg;
 
-	if (loop_wait_waits(&t->wait) && t->wait.bufs == &seg->buf)
+	if (loop_wait_waits(&t->wait) && t->wait.buf == &seg->buf)
 		loop_wait_cancel(&t->wait);
 	t->nout--;
 	if (i == 0)
@@ -389,6 +387,7 @@ static void move_out(struct iscsi_task *t, struct scsi_seg *seg)
 	CHECK(t->nout < ARRAY_LEN(t->out));
 	CHECK(seg->off + (uint64_t)seg->len <= t->scsi.expected_out);
 	t->out[t->nout++] = (struct move_out){.seg = seg};
+	seg->buf = NULL;
 	itask_ref(t);
 	if (t->conn->closed)
 		move_out_end(t, t->nout - 1u, -EIO);
@@ -438,11 +437,16 @@ void data_set_early(struct iscsi_task *t, struct pdu_in *pdu)
 	pdu->buf = NULL;
 }
 
+uint32_t data_early_size(uint32_t least, uint32_t best)
+{
+	const uint32_t small = loop_buf_size(least), large = loop_buf_size(best);
+
+	return large <= EARLY_STRETCH * small ? large : small;
+}
+
 struct loop_buf *data_early_buf(struct iscsi_session *s, uint32_t least, uint32_t best)
 {
-	struct loop_buf *buf = loop_share_get(s->nexus.share, best);
-
-	return buf != NULL || least == best ? buf : loop_share_get(s->nexus.share, least);
+	return loop_share_get(s->nexus.share, data_early_size(least, best));
 }
 
 /* With room for all that may still be put behind it. */
@@ -466,6 +470,8 @@ void data_keep_early(struct iscsi_task *t)
 		return;
 	if (get_early_buf(t) != 0) {
 		t->bad = SENSE_INTERNAL_FAILURE;
+		if (t->nout != 0)
+			pump(t);
 		return;
 	}
 	memcpy(t->early_buf->data, borrowed, t->early_len);

@@ -23,24 +23,26 @@
 #define WINDOW            128  /* commands of a session that may be under way, at most, */
 #define WINDOW_FIRST      2    /* before it has shown what it does, */
 #define WINDOW_MIN        1    /* and however little memory there is */
-#define SLOT_COST_MIN     4096 /* bytes: a task, and what it needs beside data */
+#define SLOT_COST_MIN     4096 /* bytes: a task, and what its answer takes */
 #define WINDOW_EPOCH_LOG  34   /* 2^34 ns, 17 s: who did nothing for so long counts no more */
 #define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */
 #define TMF_MAX           8    /* task management functions of a session at a time */
 #define HELD_BYTES_MAX    (512 * KiB)
+#define EARLY_STRETCH     4     /* a buffer may be so much larger than what comes for sure */
 #define R2T_MAX           8     /* outstanding R2Ts of a task */
 #define LOGIN_REQUESTS    1024  /* PDUs of one login */
 #define PLACE_MIN         16384 /* a payload of this size is read into its place */
 #define RX_CHUNK          65536 /* bytes of one bulk recv */
 #define RX_BULKY_CHUNK    4096  /* the same, where large payloads come */
 #define RX_TURN_BYTES     (256 * KiB)
+#define RX_SHORT_CHUNK    1024 /* the same, while memory is short */
 #define RX_TURN_PDUS      64
 #define TX_BATCH_PDUS     64
 #define TX_BATCH_BYTES    (1 * MiB)
-#define TX_READ_AHEAD     (1 * MiB)   /* no further read segment while more waits to be sent */
-#define TX_PAUSE_PDUS     1024        /* a peer that does not read is not read from */
-#define TX_PAUSE_BYTES    (256 * KiB) /* the same, of what echoes and texts take */
-#define TX_SMALL          4096 /* an echo of so much is never refused for its client's sake */
+#define TX_READ_AHEAD     (1 * MiB)  /* no further read segment while more waits to be sent */
+#define TX_PAUSE_BYTES    (64 * KiB) /* a peer that does not read so much is not read from, */
+#define TX_PAUSE_SHORT    (2 * KiB)  /* nor one that does not read this while memory is short */
+#define TX_SMALL          4096       /* an echo of so much is never refused for its client's sake */
 #define TOMBSTONE_NS      (2 * UINT64_C(1000000000)) /* a reset waits so long for Data-Out */
 #define LOGIN_TIMEOUT_NS  (15 * UINT64_C(1000000000))
 #define TICK_NS           (10 * UINT64_C(1000000000))
@@ -90,7 +92,7 @@ struct tx {
 	struct queue wire;              /* numbered, in this order, and perhaps begun */
 	unsigned nqueued, nwire;        /* PDUs in control and ordinary; in wire */
 	size_t queued_bytes, wire_bytes;
-	size_t own_bytes;                  /* what the queued ones take that are no segment's */
+	size_t own_bytes;                  /* what all of them take that carry no segment */
 	size_t begun;                      /* bytes of the first on the wire that are sent */
 	struct move_in *hold, **hold_tail; /* sent segments whose owner shall not read on yet */
 	struct loop_msg flush_msg;
@@ -490,6 +492,8 @@ uint32_t session_window(struct iscsi_session *s);
 /* window.c */
 /* The session is up: its first window. */
 void window_open(struct iscsi_session *s);
+/* It counts no more. Fine when it was never up. */
+void window_close(struct iscsi_session *s);
 /* A command has come that brings so many bytes unasked, or makes room for them: how many more may. */
 void window_learn(struct iscsi_session *s, uint32_t bytes);
 
@@ -571,8 +575,9 @@ void data_out_end(struct iscsi_task *t, const struct iscsi_bhs *bhs, uint32_t le
  * data_keep_early(). Takes over pdu->buf. */
 void data_set_early(struct iscsi_task *t, struct pdu_in *pdu);
 void data_keep_early(struct iscsi_task *t);
-/* Memory for what comes unasked with a command, `least` bytes and better `best`, for then it can
- * become a segment's. NULL: there is too little. */
+/* Memory for what comes unasked with a command: for `least` bytes, or for `best`, a whole segment's,
+ * where that is not much more, for then nothing is copied. The size; NULL: there is too little. */
+uint32_t data_early_size(uint32_t least, uint32_t best);
 struct loop_buf *data_early_buf(struct iscsi_session *s, uint32_t least, uint32_t best);
 /* A PDU of the segment was sent (or dropped, when the connection is closed). */
 void data_in_sent(struct iscsi_conn *c, struct move_in *m);
@@ -625,6 +630,8 @@ void tx_drop_segment(struct iscsi_conn *c, struct move_in *m);
 void tx_purge(struct iscsi_conn *c);
 /* The peer does not read what was said to it: it is not read from. */
 bool tx_is_full(const struct iscsi_conn *c);
+/* No longer. */
+bool tx_has_room(const struct iscsi_conn *c);
 size_t tx_waiting_bytes(const struct iscsi_conn *c);
 /* A last word of a connection that is lost next: it leaves if the socket takes it now. */
 void tx_last_word(struct iscsi_conn *c, struct pdu_out *p);

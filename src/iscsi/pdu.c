@@ -9,6 +9,11 @@
 
 static const uint8_t zeros[4];
 
+static enum loop_need kind_of(const struct pdu_out *p)
+{
+	return p->head[0] == ISCSI_DATA_IN ? LOOP_SEGMENT : LOOP_CONN;
+}
+
 struct pdu_out *pdu_new(struct iscsi_conn *c, enum iscsi_opcode opcode)
 {
 	struct iscsi_loop *home = c->home;
@@ -22,10 +27,10 @@ struct pdu_out *pdu_new(struct iscsi_conn *c, enum iscsi_opcode opcode)
 		p = malloc(sizeof(*p));
 		if (p == NULL)
 			return NULL;
-		loop_charge(home->loop, sizeof(*p));
 	}
 	memset(p->head, 0, ISCSI_BHS_LEN);
 	p->head[0] = low_u8(opcode);
+	loop_charge(home->loop, kind_of(p), sizeof(*p));
 	p->head[1] = ISCSI_FINAL;
 	p->head_len = ISCSI_BHS_LEN;
 	p->tail_len = 0;
@@ -42,8 +47,8 @@ void pdu_free(struct iscsi_loop *home, struct pdu_out *p)
 	if (p == NULL)
 		return;
 	loop_buf_put(p->buf);
+	loop_uncharge(home->loop, kind_of(p), sizeof(*p));
 	if (home->nfree_pdus >= POOL_PDUS) {
-		loop_uncharge(home->loop, sizeof(*p));
 		free(p);
 		return;
 	}
@@ -133,9 +138,9 @@ size_t pdu_bytes(const struct pdu_out *p)
 
 size_t pdu_own_bytes(const struct pdu_out *p)
 {
-	if (p->moves != NULL)
+	if (kind_of(p) == LOOP_SEGMENT)
 		return 0;
-	return p->buf != NULL ? p->buf->cap : p->data_len;
+	return sizeof(*p) + (p->buf != NULL ? p->buf->cap : 0);
 }
 
 static unsigned gather_piece(struct iovec *iov, const void *base, size_t len, size_t *skip)

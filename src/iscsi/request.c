@@ -42,7 +42,8 @@ static enum iscsi_reject_reason judge_tag(struct iscsi_session *s, const struct 
 	if (itask_find(s, itt) != NULL)
 		return ISCSI_REJECT_TASK_IN_PROGRESS;
 	/* No window keeps these back. */
-	if (is_immediate(pdu) && (s->nimmediate >= IMMEDIATE_MAX || loop_is_short(s->home->loop)))
+	if (is_immediate(pdu) &&
+	    (s->nimmediate >= IMMEDIATE_MAX || loop_is_short(s->home->loop, LOOP_EARLY)))
 		return ISCSI_REJECT_IMMEDIATE;
 	return NO_REJECT;
 }
@@ -117,9 +118,11 @@ static void set_unsolicited(struct iscsi_task *t, const struct pdu_in *pdu)
 /* What a command takes without being asked to: see data_early_buf(). */
 static uint32_t unasked_bytes(const struct iscsi_task *t, const struct pdu_in *pdu)
 {
-	if (pdu->data_len == 0 && !t->unsolicited)
+	const uint32_t least = t->unsolicited ? t->early_max : pdu->data_len;
+
+	if (least == 0)
 		return 0;
-	return low_u32(min_u64(t->scsi.expected_out, LOOP_BUF_MAX));
+	return data_early_size(least, low_u32(min_u64(t->scsi.expected_out, LOOP_BUF_MAX)));
 }
 
 /* The data lies in the PDU, or was thrown away; then the initiator may try again. */

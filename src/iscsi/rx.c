@@ -59,7 +59,9 @@ static bool keep(struct iscsi_conn *c, const uint8_t *p, size_t len)
 {
 	struct rx *rx = &c->rx;
 
-	rx->rest = loop_buf_get(c->home->loop, low_u32(len));
+	/* Who has not even logged in does not get the last of it. */
+	if (c->session != NULL || !loop_is_short(c->home->loop, LOOP_CONN))
+		rx->rest = loop_buf_get(c->home->loop, low_u32(len));
 	if (rx->rest == NULL) {
 		conn_lose(c, "out of memory");
 		return false;
@@ -346,6 +348,8 @@ static size_t bulk_room(const struct iscsi_conn *c)
 {
 	if (c->rx.state == RX_HEADER && c->rx.rest_len >= RX_CHUNK)
 		return 0;
+	if (loop_is_short(c->home->loop, LOOP_CONN))
+		return RX_SHORT_CHUNK;
 	return c->rx.bulky ? RX_BULKY_CHUNK : RX_CHUNK;
 }
 

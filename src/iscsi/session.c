@@ -60,20 +60,25 @@ static struct held_pdu *held_at(const struct iscsi_session *s, struct list *at, 
 	return at != &s->held && h->cmd_sn == cmd_sn ? h : NULL;
 }
 
+static size_t held_size(const struct held_pdu *h)
+{
+	return sizeof(*h) + ISCSI_BHS_LEN + h->ahs_len + (size_t)h->data_len;
+}
+
 static int held_add(struct iscsi_session *s, struct list *at, const struct held_pdu *like,
 		    struct held_pdu **out)
 {
-	size_t len = ISCSI_BHS_LEN + like->ahs_len + (size_t)like->data_len;
+	const size_t size = held_size(like);
 	struct held_pdu *h;
 
-	if (s->held_bytes + len > HELD_BYTES_MAX || loop_is_short(s->home->loop))
+	if (s->held_bytes + size > HELD_BYTES_MAX || loop_is_short(s->home->loop, LOOP_CONN))
 		return -ENOBUFS;
-	h = calloc(1, sizeof(*h) + len);
+	h = calloc(1, size);
 	if (h == NULL)
 		return -ENOMEM;
-	loop_charge(s->home->loop, len);
+	loop_charge(s->home->loop, LOOP_CONN, size);
 	*h = *like;
-	s->held_bytes += len;
+	s->held_bytes += size;
 	list_insert_after(at, &h->link);
 	*out = h;
 	return 0;
@@ -125,11 +130,9 @@ int session_hold(struct iscsi_session *s, struct iscsi_conn *c, const struct pdu
 
 static void held_remove(struct iscsi_session *s, struct held_pdu *h)
 {
-	const size_t len = ISCSI_BHS_LEN + h->ahs_len + (size_t)h->data_len;
-
 	list_remove(&h->link);
-	s->held_bytes -= len;
-	loop_uncharge(s->home->loop, len);
+	s->held_bytes -= held_size(h);
+	loop_uncharge(s->home->loop, LOOP_CONN, held_size(h));
 }
 
 struct held_pdu *session_held_next(struct iscsi_session *s)
@@ -405,6 +408,7 @@ void session_end(struct iscsi_session *s, const char *why)
 		s->why = why;
 	if (s->was_up)
 		log_session(s, "session-down", s->why);
+	window_close(s);
 	tmf_abandon(s);
 	itask_abandon(s);
 	drop_held(s);

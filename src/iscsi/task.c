@@ -29,13 +29,8 @@ static struct iscsi_task *pool_get(struct iscsi_loop *home)
 {
 	struct qnode *n = queue_pop(&home->free_tasks);
 
-	if (n == NULL) {
-		struct iscsi_task *t = calloc(1, sizeof(*t));
-
-		if (t != NULL)
-			loop_charge(home->loop, sizeof(*t));
-		return t;
-	}
+	if (n == NULL)
+		return calloc(1, sizeof(struct iscsi_task));
 	home->nfree_tasks--;
 	return container_of(n, struct iscsi_task, link);
 }
@@ -43,7 +38,6 @@ static struct iscsi_task *pool_get(struct iscsi_loop *home)
 static void pool_put(struct iscsi_loop *home, struct iscsi_task *t)
 {
 	if (home->nfree_tasks >= POOL_TASKS) {
-		loop_uncharge(home->loop, sizeof(*t));
 		free(t);
 		return;
 	}
@@ -93,6 +87,7 @@ struct iscsi_task *itask_begin(struct iscsi_conn *c, uint32_t itt, unsigned imme
 	t->listed = true;
 	t->hash_next = *bucket;
 	*bucket = t;
+	loop_charge(s->home->loop, LOOP_EARLY, sizeof(*t));
 	s->ntasks++;
 	s->nimmediate += t->immediate;
 	return t;
@@ -126,6 +121,7 @@ void itask_unref(struct iscsi_task *t)
 		return;
 	CHECK(!t->listed);
 	loop_buf_put(t->early_buf);
+	loop_uncharge(t->session->home->loop, LOOP_EARLY, sizeof(*t));
 	pool_put(t->session->home, t);
 }
 

@@ -96,9 +96,19 @@ size_t tx_waiting_bytes(const struct iscsi_conn *c)
 	return c->tx.queued_bytes + c->tx.wire_bytes - c->tx.begun;
 }
 
+static size_t pause_bytes(const struct iscsi_conn *c)
+{
+	return loop_is_short(c->home->loop, LOOP_CONN) ? TX_PAUSE_SHORT : TX_PAUSE_BYTES;
+}
+
 bool tx_is_full(const struct iscsi_conn *c)
 {
-	return c->tx.nqueued > TX_PAUSE_PDUS || c->tx.own_bytes > TX_PAUSE_BYTES;
+	return c->tx.own_bytes > pause_bytes(c);
+}
+
+bool tx_has_room(const struct iscsi_conn *c)
+{
+	return c->tx.own_bytes < pause_bytes(c) / 2;
 }
 
 static struct pdu_out *next_queued(struct tx *tx)
@@ -122,7 +132,6 @@ static void fill_wire(struct iscsi_conn *c)
 		pdu_stamp(c, p);
 		tx->nqueued--;
 		tx->queued_bytes -= p->data_len;
-		tx->own_bytes -= pdu_own_bytes(p);
 		tx->nwire++;
 		tx->wire_bytes += pdu_bytes(p);
 		queue_push(&tx->wire, &p->link);
@@ -159,6 +168,7 @@ static void wire_sent(struct iscsi_conn *c, size_t n)
 			break;
 		tx->begun -= bytes;
 		tx->wire_bytes -= bytes;
+		tx->own_bytes -= pdu_own_bytes(p);
 		tx->nwire--;
 		queue_push(&sent, queue_pop(&tx->wire));
 	}

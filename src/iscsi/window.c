@@ -15,6 +15,13 @@
  */
 #include "iscsi/impl.h"
 
+static void share_out(struct iscsi_loop *home)
+{
+	const unsigned nbusy = home->nbusy > home->nbusy_before ? home->nbusy : home->nbusy_before;
+
+	home->slot_bytes = loop_unasked_bytes(home->loop) / (nbusy != 0 ? nbusy : 1);
+}
+
 /* It does something, and the loop counts it for a while. */
 static void count_busy(struct iscsi_session *s, uint64_t epoch)
 {
@@ -27,8 +34,7 @@ static void count_busy(struct iscsi_session *s, uint64_t epoch)
 	}
 	home->nbusy++;
 	s->epoch = epoch;
-	home->slot_bytes =
-		loop_unasked_bytes(home->loop) / max_u64(home->nbusy, home->nbusy_before);
+	share_out(home);
 }
 
 /* What a session's part of the budget is good for. */
@@ -49,9 +55,23 @@ void window_open(struct iscsi_session *s)
 {
 	const bool unasked = s->params.immediate_data || !s->params.initial_r2t;
 
-	s->slot_cost = unasked ? LOOP_BUF_MAX : SLOT_COST_MIN;
+	s->slot_cost = SLOT_COST_MIN + (unasked ? LOOP_BUF_MAX : 0);
 	count_busy(s, epoch_now(s));
 	s->window = affordable(s, WINDOW_FIRST);
+}
+
+void window_close(struct iscsi_session *s)
+{
+	struct iscsi_loop *home = s->home;
+
+	if (s->epoch == 0)
+		return;
+	if (s->epoch == home->epoch)
+		home->nbusy--;
+	else if (s->epoch + 1 == home->epoch && home->nbusy_before != 0)
+		home->nbusy_before--;
+	s->epoch = 0;
+	share_out(home);
 }
 
 static void resize(struct iscsi_session *s)
@@ -60,13 +80,13 @@ static void resize(struct iscsi_session *s)
 
 	if (n <= s->window)
 		s->window = n;
-	else if (loop_is_calm(s->home->loop))
+	else if (!loop_is_short(s->home->loop, LOOP_EARLY))
 		s->window = n < 2 * s->window ? n : 2 * s->window;
 }
 
 void window_learn(struct iscsi_session *s, uint32_t bytes)
 {
-	const uint32_t cost = bytes > SLOT_COST_MIN ? bytes : SLOT_COST_MIN;
+	const uint32_t cost = SLOT_COST_MIN + bytes;
 	const uint64_t epoch = epoch_now(s);
 
 	if (epoch != s->epoch)

@@ -141,9 +141,9 @@ struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes)
 {
 	struct loop_bufs *bufs = loop_bufs_of(loop);
 
-	if (!loop_bufs_fit(bufs, LOOP_LAST, loop_buf_size(len_bytes)))
+	if (!loop_bufs_fit(bufs, LOOP_CONN, loop_buf_size(len_bytes)))
 		return NULL;
-	return loop_bufs_lend(bufs, len_bytes, LOOP_LAST, NULL);
+	return loop_bufs_lend(bufs, len_bytes, LOOP_CONN, NULL);
 }
 
 /* For reuse, or back to the system. */

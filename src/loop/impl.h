@@ -19,9 +19,9 @@ struct loop_bufs {
 	/* The budget, share.c. */
 	uint64_t budget;
 	uint64_t total, idle;          /* bytes: lent and charged; in the free lists */
-	uint64_t used[LOOP_NEEDS];     /* of `total`, what is lent */
+	uint64_t used[LOOP_NEEDS];     /* `total` by kind */
 	uint64_t ceilings[LOOP_NEEDS]; /* for `used` */
-	struct list urgent;            /* those that wait with LOOP_LAST */
+	struct list urgent;            /* those that wait with LOOP_URGENT */
 	struct list waiting;           /* shares with somebody who waits, the next one first */
 	bool starved;                  /* the first of them lacks what others have: it is next */
 	bool serving;                  /* `serve` is on its way */
@@ -47,8 +47,6 @@ void loop_bufs_fini(struct loop_bufs *bufs);
  * that a later trim could free. */
 #define LOOP_TRIM_BUFS 32
 bool loop_bufs_trim(struct loop_bufs *bufs);
-/* The bytes of the buffer that one of this length would be. */
-uint32_t loop_buf_size(uint32_t len_bytes);
 /* Lent, whatever the ceilings say; NULL: the system has none. */
 struct loop_buf *loop_bufs_lend(struct loop_bufs *bufs, uint32_t len_bytes, enum loop_need need,
 				struct loop_share *share);

@@ -373,7 +373,7 @@ static int set_init(struct loop_set *set, const struct loop_config *config)
 	set->nloops = (unsigned)min_u64(set->nloops, LOOPS_MAX);
 	budget = memory_bytes(config, set->nloops) / set->nloops;
 	if (budget < LOOP_MEMORY_MIN)
-		return -EINVAL;
+		return -ERANGE;
 	set->loops = aligned_alloc(_Alignof(struct loop), set->nloops * sizeof(struct loop));
 	if (set->loops == NULL)
 		return -ENOMEM;
@@ -390,7 +390,7 @@ static int set_init(struct loop_set *set, const struct loop_config *config)
 
 static void explain(const struct loop_set *set, int err, struct diag *d)
 {
-	if (err == -EINVAL) {
+	if (err == -ERANGE) {
 		diag_set(d, err, "too little --memory for %u threads", set->nloops);
 		diag_fix(d, "give them %" PRIu64 "M each, or start fewer --threads",
 			 LOOP_MEMORY_MIN / MiB);

@@ -46,7 +46,7 @@ struct loop_config {
 	unsigned nloops; /* 0: one a core */
 	enum loop_disk_engine disk_engine;
 	/* What all loops together may take for data on its way, see "Memory"; 0: LOOP_MEMORY, or
-	 * LOOP_MEMORY_SHARE a loop where that is more. -EINVAL: less than LOOP_MEMORY_MIN a loop. */
+	 * LOOP_MEMORY_SHARE a loop where that is more. -ERANGE: less than LOOP_MEMORY_MIN a loop. */
 	uint64_t memory_bytes;
 };
 
@@ -143,6 +143,8 @@ struct loop_buf {
 /* On `loop` only, both. NULL: out of memory, or of the budget (LOOP_LAST). Up to LOOP_BUF_MAX bytes. */
 struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes);
 void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
+/* What the buffer for so many bytes takes. */
+uint32_t loop_buf_size(uint32_t len_bytes);
 
 /*
  * ---- Memory: who gets a buffer when there are few --------------------------------------------
@@ -150,17 +152,19 @@ void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
  * A loop has a budget, its part of loop_config.memory_bytes: for its buffers, lent or kept for reuse,
  * and for what is charged to it. Each kind has a part of its own, so that none can shut out another:
  *
- *   LOOP_SEGMENT  7/16, for who can wait: a piece of a command's data
- *   LOOP_EARLY    6/16, for who cannot: what comes with a command, or is its answer
- *   LOOP_LAST     3/16, and what the others have left: for who keeps others waiting meanwhile.
- *                 Connections, segments that must go on to give back what they have, and charges
+ *   LOOP_SEGMENT  7/16, for who can wait: a piece of a command's data, and the PDUs that carry it
+ *   LOOP_EARLY    5/16, for who cannot: commands, what comes with them, and their answers
+ *   LOOP_CONN     2/16, for connections: what they have read of a PDU, and what they say
+ *   LOOP_URGENT   2/16, for segments that hold data or a lock already, and give back both
+ *
+ * Charges are not refused, so who is charged sees to it that they have an end.
  *
  * A share is what one client has. It may hold of each kind as much as it leaves free: one alone
  * half of a kind, k greedy or hung ones together leave a part of k + 1. A share without any
  * gets a buffer as long as there is one. Those that wait are served in order within a share, and one
  * after another among shares. All on the share's loop.
  */
-enum loop_need { LOOP_SEGMENT, LOOP_EARLY, LOOP_LAST, LOOP_NEEDS };
+enum loop_need { LOOP_SEGMENT, LOOP_EARLY, LOOP_CONN, LOOP_URGENT, LOOP_NEEDS };
 
 /* NULL: there is no memory. */
 struct loop_share *loop_share_create(struct loop *loop);
@@ -168,17 +172,15 @@ struct loop_share *loop_share_create(struct loop *loop);
 void loop_share_close(struct loop_share *share);
 /* For who cannot wait, LOOP_EARLY. NULL: too much is taken. */
 struct loop_buf *loop_share_get(struct loop_share *share, uint32_t len_bytes);
-/* Whether there is so much left that somebody who has a buffer may have another one of this size. */
+/* Whether there is so much left that somebody who has a segment may have another one of this size. */
 bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes);
 
-/* One who waits for `n` buffers, of len_bytes each, at once. */
+/* One who waits for a buffer of len_bytes. */
 struct loop_wait {
-	struct loop_buf **bufs; /* set when they are there */
+	struct loop_buf **buf; /* set when it is there */
 	uint32_t len_bytes;
-	unsigned n; /* LOOP_WAIT_MAX at most */
-	enum loop_need
-		need; /* LOOP_SEGMENT, or LOOP_LAST: only for a moment, and not for the network */
-	/* They are there; -ENOMEM: they will not be, for the system has none. Not on the stack of
+	enum loop_need need; /* LOOP_SEGMENT; LOOP_URGENT: for a moment, not for the network */
+	/* It is there; -ENOMEM: it will not be, for the system has none. Not on the stack of
 	 * loop_share_take() or loop_buf_put(). */
 	void (*granted)(struct loop_wait *w, int err);
 	/* private */
@@ -186,9 +188,7 @@ struct loop_wait {
 	struct list link;
 };
 
-#define LOOP_WAIT_MAX 8
-
-/* true: they are there. false: `granted` comes. What is above "private" is filled in. */
+/* true: it is there. false: `granted` comes. What is above "private" is filled in. */
 bool loop_share_take(struct loop_share *share, struct loop_wait *w);
 static inline bool loop_wait_waits(const struct loop_wait *w)
 {
@@ -197,16 +197,14 @@ static inline bool loop_wait_waits(const struct loop_wait *w)
 /* `granted` does not come any more. Fine when it does not wait; w->share is NULL before first use. */
 void loop_wait_cancel(struct loop_wait *w);
 
-/* Other memory of what is done on the loop, on top of buffers: never refused here. */
-void loop_charge(struct loop *loop, size_t bytes);
-void loop_uncharge(struct loop *loop, size_t bytes);
-/* There is so little left that what can be refused should be. */
-bool loop_is_short(struct loop *loop);
+/* Other memory of what is done on the loop, while it is in use. */
+void loop_charge(struct loop *loop, enum loop_need need, size_t bytes);
+void loop_uncharge(struct loop *loop, enum loop_need need, size_t bytes);
+/* Half is taken: what can be refused or put off should be. */
+bool loop_is_short(struct loop *loop, enum loop_need need);
 /* What may be promised to all clients together for what comes unasked: half of LOOP_EARLY, which is
  * also the most that one alone can have. */
 uint64_t loop_unasked_bytes(struct loop *loop);
-/* LOOP_EARLY takes no more than that. */
-bool loop_is_calm(struct loop *loop);
 /* What is lent and charged now; for tests. */
 uint64_t loop_memory_used(struct loop *loop);
 

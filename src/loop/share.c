@@ -17,11 +17,9 @@
 
 /* ---- What fits ---- */
 
-/* In what there is for its kind. Of those that are urgent one may always go on, or nobody would. */
+/* In what there is for its kind. */
 bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t size)
 {
-	if (need == LOOP_LAST)
-		return bufs->total + size <= bufs->budget || bufs->used[need] == 0;
 	return bufs->used[need] + size <= bufs->ceilings[need];
 }
 
@@ -31,29 +29,15 @@ static bool is_fair(const struct loop_share *share, enum loop_need need, uint64_
 	const struct loop_bufs *bufs = share->bufs;
 
 	return share->held[need] == 0 ||
-	       share->held[need] + size <= bufs->ceilings[need] - bufs->used[need];
-}
-
-static uint64_t size_of(const struct loop_wait *w)
-{
-	return (uint64_t)w->n * loop_buf_size(w->len_bytes);
+	       share->held[need] + size + bufs->used[need] <= bufs->ceilings[need];
 }
 
 /* ---- Lending ---- */
 
-static int lend_all(struct loop_share *share, struct loop_wait *w)
+static int lend_to(struct loop_share *share, struct loop_wait *w)
 {
-	for (unsigned i = 0; i < w->n; i++) {
-		w->bufs[i] = loop_bufs_lend(share->bufs, w->len_bytes, w->need, share);
-		if (w->bufs[i] != NULL)
-			continue;
-		while (i-- > 0) {
-			loop_buf_put(w->bufs[i]);
-			w->bufs[i] = NULL;
-		}
-		return -ENOMEM;
-	}
-	return 0;
+	*w->buf = loop_bufs_lend(share->bufs, w->len_bytes, w->need, share);
+	return *w->buf != NULL ? 0 : -ENOMEM;
 }
 
 struct loop_buf *loop_share_get(struct loop_share *share, uint32_t len_bytes)
@@ -80,20 +64,20 @@ bool loop_share_plenty(const struct loop_share *share, uint32_t len_bytes)
 static bool may_take(const struct loop_share *share, const struct loop_wait *w)
 {
 	const struct loop_bufs *bufs = share->bufs;
-	const uint64_t size = size_of(w);
+	const uint64_t size = loop_buf_size(w->len_bytes);
 
-	if (w->need == LOOP_LAST)
-		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_LAST, size);
+	if (w->need == LOOP_URGENT)
+		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_URGENT, size);
 	return !bufs->starved && list_empty(&share->waits) &&
 	       loop_bufs_fit(bufs, LOOP_SEGMENT, size) && is_fair(share, LOOP_SEGMENT, size);
 }
 
-static void wait(struct loop_share *share, struct loop_wait *w)
+static void wait_for_it(struct loop_share *share, struct loop_wait *w)
 {
 	struct loop_bufs *bufs = share->bufs;
 
 	w->share = share;
-	if (w->need == LOOP_LAST) {
+	if (w->need == LOOP_URGENT) {
 		list_push_back(&bufs->urgent, &w->link);
 		return;
 	}
@@ -104,11 +88,11 @@ static void wait(struct loop_share *share, struct loop_wait *w)
 
 bool loop_share_take(struct loop_share *share, struct loop_wait *w)
 {
-	CHECK(!share->closed && w->n <= LOOP_WAIT_MAX && w->need != LOOP_EARLY);
+	CHECK(!share->closed && (w->need == LOOP_SEGMENT || w->need == LOOP_URGENT));
 	w->share = NULL;
-	if (may_take(share, w) && lend_all(share, w) == 0)
+	if (may_take(share, w) && lend_to(share, w) == 0)
 		return true;
-	wait(share, w);
+	wait_for_it(share, w);
 	/* It may fit, and the system has none, or nobody has anything that could come back. */
 	loop_bufs_serve(share->bufs);
 	return false;
@@ -141,7 +125,7 @@ static void grant(struct loop_wait *w)
 	struct loop_share *share = w->share;
 
 	stop_waiting(w);
-	w->granted(w, lend_all(share, w));
+	w->granted(w, lend_to(share, w));
 }
 
 static struct loop_wait *first_wait(const struct list *waits)
@@ -154,7 +138,7 @@ static void serve_urgent(struct loop_bufs *bufs)
 	while (!list_empty(&bufs->urgent)) {
 		struct loop_wait *w = first_wait(&bufs->urgent);
 
-		if (!loop_bufs_fit(bufs, LOOP_LAST, size_of(w)))
+		if (!loop_bufs_fit(bufs, LOOP_URGENT, loop_buf_size(w->len_bytes)))
 			return;
 		grant(w);
 	}
@@ -169,7 +153,7 @@ static struct loop_share *next_share(struct loop_bufs *bufs)
 
 	while (more) {
 		struct loop_share *share = list_entry(bufs->waiting.next, struct loop_share, link);
-		const uint64_t size = size_of(first_wait(&share->waits));
+		const uint32_t size = loop_buf_size(first_wait(&share->waits)->len_bytes);
 
 		more = &share->link != last;
 		if (!loop_bufs_fit(bufs, LOOP_SEGMENT, size)) {
@@ -239,7 +223,8 @@ void loop_share_close(struct loop_share *share)
 
 void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes)
 {
-	static const uint8_t sixteenths[] = {[LOOP_SEGMENT] = 7, [LOOP_EARLY] = 6, [LOOP_LAST] = 3};
+	static const uint8_t sixteenths[] = {
+		[LOOP_SEGMENT] = 7, [LOOP_EARLY] = 5, [LOOP_CONN] = 2, [LOOP_URGENT] = 2};
 
 	bufs->budget = budget_bytes != 0 ? budget_bytes : UINT64_MAX / 2;
 	for (unsigned i = 0; i < LOOP_NEEDS; i++)
@@ -249,36 +234,34 @@ void loop_budget_init(struct loop_bufs *bufs, uint64_t budget_bytes)
 	bufs->serve.run = serve;
 }
 
-void loop_charge(struct loop *loop, size_t bytes)
+void loop_charge(struct loop *loop, enum loop_need need, size_t bytes)
 {
-	loop_bufs_of(loop)->total += bytes;
+	struct loop_bufs *bufs = loop_bufs_of(loop);
+
+	bufs->total += bytes;
+	bufs->used[need] += bytes;
 }
 
-void loop_uncharge(struct loop *loop, size_t bytes)
+void loop_uncharge(struct loop *loop, enum loop_need need, size_t bytes)
 {
 	struct loop_bufs *bufs = loop_bufs_of(loop);
 
 	bufs->total -= bytes;
+	bufs->used[need] -= bytes;
 	if (loop_bufs_awaited(bufs))
 		loop_bufs_serve(bufs);
 }
 
-bool loop_is_short(struct loop *loop)
+bool loop_is_short(struct loop *loop, enum loop_need need)
 {
 	const struct loop_bufs *bufs = loop_bufs_of(loop);
 
-	return bufs->total - bufs->used[LOOP_SEGMENT] - bufs->used[LOOP_EARLY] >
-	       bufs->ceilings[LOOP_LAST] / 2;
+	return bufs->used[need] > bufs->ceilings[need] / 2;
 }
 
 uint64_t loop_unasked_bytes(struct loop *loop)
 {
 	return loop_bufs_of(loop)->ceilings[LOOP_EARLY] / 2;
-}
-
-bool loop_is_calm(struct loop *loop)
-{
-	return loop_bufs_of(loop)->used[LOOP_EARLY] <= loop_unasked_bytes(loop);
 }
 
 uint64_t loop_memory_used(struct loop *loop)

@@ -52,12 +52,10 @@ void cmd_compare_and_write(struct scsi_task *task)
 	const uint32_t len = 2 * e.nblocks << task_info(task)->block_shift;
 	const uint32_t brought = task->writes ? task->expected_out : 0;
 
-	if (task_check_range(task, e.lba, e.nblocks) && brought != len) {
-		if (e.nblocks == 0)
-			task_bad_field(task, 13, 7);
-		else
-			scsi_task_sense(task, SENSE_INVALID_FIELD_IN_INFORMATION_UNIT);
-	}
+	if (e.nblocks > limit_caw_blocks(task_info(task)) || (e.nblocks == 0 && brought != 0))
+		task_bad_field(task, 13, 7);
+	else if (task_check_range(task, e.lba, e.nblocks) && brought != len)
+		scsi_task_sense(task, SENSE_INVALID_FIELD_IN_INFORMATION_UNIT);
 	if (scsi_task_stopped(task) || len == 0)
 		scsi_task_end(task);
 	else

@@ -81,7 +81,8 @@ static void verify_pattern(struct scsi_task *task)
 	if (gathered_len(task) != task->itl->lu->info->block_size) {
 		scsi_task_sense(task, SENSE_INVALID_FIELD_IN_INFORMATION_UNIT);
 		scsi_task_end(task);
-	} else if (data_from_pattern(task, 0)) {
+	} else {
+		data_from_pattern(task);
 		stream(task, &plan, e.lba, e.nblocks, NULL);
 	}
 }

@@ -195,7 +195,8 @@ static void same_gathered(struct scsi_task *task)
 
 	if (is_zero(gathered_reader(task))) {
 		same_zero_begin(task);
-	} else if (data_from_pattern(task, 0)) {
+	} else {
+		data_from_pattern(task);
 		task->io_flags = 0;
 		stream(task, &plan, e.lba, e.nblocks, NULL);
 	}

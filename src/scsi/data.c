@@ -121,7 +121,7 @@ static void read_into(struct scsi_seg *seg)
 	const uint64_t len = seg->wait.len_bytes;
 	struct iovec *iov = seg->read != NULL ? seg->part : seg->iov;
 
-	*iov = (struct iovec){.iov_base = (*seg->wait.bufs)->data, .iov_len = len};
+	*iov = (struct iovec){.iov_base = (*seg->wait.buf)->data, .iov_len = len};
 	if (seg->read == NULL)
 		seg->niov = 1;
 	seg->uio.io.len = len;
@@ -149,10 +149,9 @@ static void read_copied(struct scsi_seg *seg)
 {
 	const bool beside = seg->niov != 0;
 
-	seg->wait.bufs = beside ? &seg->read : &seg->buf;
+	seg->wait.buf = beside ? &seg->read : &seg->buf;
 	seg->wait.len_bytes = low_u32(align_up(seg->len, seg->task->itl->lu->info->block_size));
-	seg->wait.n = 1;
-	seg->wait.need = beside ? LOOP_LAST : LOOP_SEGMENT;
+	seg->wait.need = beside ? LOOP_URGENT : LOOP_SEGMENT;
 	seg->wait.granted = read_granted;
 	if (loop_share_take(seg->task->nexus->share, &seg->wait))
 		read_into(seg);
@@ -383,7 +382,7 @@ void task_let_go(struct scsi_task *task)
 	if (task->locks)
 		lock_cancel_task(task);
 	if (task->keeps)
-		gather_cancel(task);
+		kept_cancel(task);
 	task_step(task);
 }
 
@@ -506,7 +505,6 @@ void stream(struct scsi_task *task, const struct plan *plan, uint64_t lba, uint6
 		return;
 	}
 	plan_begin(task, plan, task_bytes(task, nblocks), next);
-	if (task->keeps)
-		plan_take_kept(task);
-	task_step(task);
+	if (!task->keeps || plan_take_kept(task))
+		task_step(task);
 }

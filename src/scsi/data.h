@@ -52,15 +52,16 @@ void plan_begin(struct scsi_task *task, const struct plan *plan, uint64_t len,
 
 /* ---- gather.c ---- */
 
-/* A plan begins over what was gathered, if it is to serve: there is enough of it. */
-void plan_take_kept(struct scsi_task *task);
+/* A plan begins over what was gathered, if it is to serve: there is enough of it. false: it waits for
+ * memory, and task_step() comes. */
+bool plan_take_kept(struct scsi_task *task);
 /* The task's data for this segment, when it does not arrive for it. */
 void seg_take_data(struct scsi_seg *seg);
 /* Its plan has ended: what was gathered stays with the task. */
 void seg_keep(struct scsi_seg *seg);
 void kept_release(struct scsi_task *task);
-/* The task waits for memory to gather in, and does no more. */
-void gather_cancel(struct scsi_task *task);
+/* The task waits no more for memory. */
+void kept_cancel(struct scsi_task *task);
 /* false: they differ, and where is told. */
 bool seg_compare(struct scsi_seg *seg);
 void seg_or(struct scsi_seg *seg);

@@ -382,16 +382,15 @@ void stream_write(struct scsi_task *task, uint64_t lba, uint64_t nblocks, unsign
  * Brings in all of the command's data-out, which is `len` bytes: parameter lists, and what must be
  * there before the first I/O. Then `next`, which finds it by gathered_len() (less than `len` where
  * the initiator brings less) and gathered_reader(). It is kept until the task ends. len is at most
- * SCSI_GATHER_BUFS * SCSI_SEG_MAX.
+ * SCSI_SEG_MAX.
  */
 void gather(struct scsi_task *task, uint32_t len, void (*next)(struct scsi_task *task));
 uint32_t gathered_len(const struct scsi_task *task);
-/* Of the first SCSI_SEG_MAX bytes, which lie in one piece. */
 struct reader gathered_reader(const struct scsi_task *task);
 /* The data of a plan without STEP_RECEIVE: what was gathered from `off` on. */
 void data_from_gathered(struct scsi_task *task, uint32_t off);
-/* Or one block of it at `off`, over and over. false: there was no memory, the task has ended. */
-bool data_from_pattern(struct scsi_task *task, uint32_t off);
+/* Or the first block of it, over and over; from then on, and not under a lock. */
+void data_from_pattern(struct scsi_task *task);
 
 /* An exclusive range lock until the task ends, armed where it must be; the task's I/O runs under it.
  * Never held while data of the initiator is awaited. Then `next`, or the end. */
@@ -468,11 +467,16 @@ bool task_check_range(struct scsi_task *task, uint64_t lba, uint64_t nblocks);
  * All of these are worked off in steps or segments, so that none holds up others; the limits keep a
  * single command within the time that initiators wait for one. */
 
-#define LIMIT_CAW_BLOCKS        255u
 #define LIMIT_PREFETCH_BYTES    (64 * MiB)
 #define LIMIT_UNMAP_BYTES       (512 * MiB)
 #define LIMIT_UNMAP_DESCRIPTORS 256u
 #define LIMIT_SAME_BYTES        (256 * MiB)
+
+/* COMPARE AND WRITE: twice as much is gathered before the first I/O, and the CDB has a byte for it. */
+static inline unsigned limit_caw_blocks(const struct bdev_info *info)
+{
+	return (unsigned)min_u64(SCSI_SEG_MAX / 2 >> info->block_shift, UINT8_MAX);
+}
 
 /* ---- Sense (sense.c) ---- */
 

@@ -88,8 +88,8 @@ struct scsi_transport {
 	 * Moves the bytes [off, off + len) of the command's data and answers by scsi_moved(seg,
 	 * err), perhaps before it returns. Data-in: sends what seg->iov shows; moved when it needs
 	 * that memory no longer. Segments come in offset order. Data-out (niov is 0): brings the
-	 * bytes in, to seg->buf, which it sets where that is NULL (scsi puts it back), and sets
-	 * seg->iov, one piece from the start of buf; moved when all are there, and their digests were right, in offset order, for what
+	 * bytes in and sets seg->buf (scsi puts it back) and seg->iov, one piece from the start of
+	 * buf; moved when all are there, and their digests were right, in offset order, for what
 	 * lies before an error is told to be written. -EIO: they will not come; the transport has
 	 * filled in the task's sense or lost the nexus.
 	 */
@@ -157,11 +157,10 @@ enum scsi_status {
 	SCSI_TASK_ABORTED = 0x40,
 };
 
-#define SCSI_CDB_MAX     32
-#define SCSI_SENSE_MAX   96
-#define SCSI_SEG_MAX     LOOP_BUF_MAX
-#define SCSI_SEG_IOV     4
-#define SCSI_GATHER_BUFS 8 /* COMPARE AND WRITE of 255 blocks of 4096 bytes, twice */
+#define SCSI_CDB_MAX   32
+#define SCSI_SENSE_MAX 96
+#define SCSI_SEG_MAX   LOOP_BUF_MAX
+#define SCSI_SEG_IOV   4
 
 /* An exclusive lock over blocks, lock.c. */
 struct scsi_hold {
@@ -248,11 +247,12 @@ struct scsi_task {
 	struct job_request *request;      /* what it waits for, jobask.c */
 	struct scsi_hold hold;
 	struct {
-		struct loop_buf *bufs[SCSI_GATHER_BUFS], *pattern; /* or NULL */
-		struct loop_wait wait;                             /* for several `bufs` */
-		uint32_t len;                                      /* bytes gathered */
-		uint32_t at; /* where the data of plans begins */
-		bool serves; /* data of plans without STEP_RECEIVE comes from there */
+		struct loop_buf *buf, *pattern; /* or NULL */
+		struct loop_wait wait;          /* for `pattern` */
+		uint32_t len;                   /* bytes gathered */
+		uint32_t at;                    /* where the data of plans begins */
+		bool serves;  /* data of plans without STEP_RECEIVE comes from there */
+		bool repeats; /* and is its first block, over and over: `pattern` */
 	} kept;
 };
 

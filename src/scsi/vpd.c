@@ -164,7 +164,7 @@ static void write_limits(const struct scsi_task *task, struct writer *w)
 	const bool unmap = lu_can_unmap(task->itl->lu), granules = info->discard_blocks > 1;
 
 	write_u8(w, 0x01); /* WSNZ: WRITE SAME needs a number of blocks */
-	write_u8(w, LIMIT_CAW_BLOCKS);
+	write_u8(w, low_u8(limit_caw_blocks(info)));
 	write_be16(w, clamp_u16(UINT64_C(1) << info->physical_exp));
 	write_be32(w, 0); /* transfers of any length */
 	write_be32(w, info->optimal_blocks);

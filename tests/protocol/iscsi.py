@@ -430,6 +430,10 @@ class Session(Conn):
             immediate = min(first, self.target_dsl)
         return immediate, first if self.params["InitialR2T"] == "No" else immediate
 
+    def open_slots(self):
+        """Commands that the window allows now."""
+        return 0 if serial_lt(self.maxcmdsn, self.cmdsn) else (self.maxcmdsn - self.cmdsn + 1) & 0xffffffff
+
     def command(self, cdb, read=0, write=None, **more):
         """Runs one command to its end, with all its data."""
         p = self.start(cdb, read, write, **more)

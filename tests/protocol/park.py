@@ -42,8 +42,9 @@ ROOM = ("--memory", "4G")  # for windows that stay open, however many sessions t
 class World:
     """Sessions at one disk whose first megabyte takes no writes between hang() and release()."""
 
-    def __init__(self, server):
+    def __init__(self, server, **keys):
         self.server = server
+        self.keys = keys
         self.path = os.path.join(server.dir, "hung")
         self.sessions = contextlib.ExitStack()
         self.victims = self.come(ISID)
@@ -62,7 +63,7 @@ class World:
 
     def come(self, isid, **keys):
         return self.sessions.enter_context(login(self.server.portals[0], self.server.iqn(), isid=isid,
-                                               keys={"iSCSIProtocolLevel": 2, **keys}))
+                                               keys={"iSCSIProtocolLevel": 2, **self.keys, **keys}))
 
     def hang(self):
         with open(self.path, "w", encoding="ascii"):

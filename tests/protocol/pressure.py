@@ -3,11 +3,13 @@
 
 import contextlib
 import os
+import socket
+import struct
 import time
 
 import pdu as P
 from common import Spindle, case, main
-from iscsi import ISID, login, pattern, read10, serial_lt, write10
+from iscsi import ISID, login, pattern, read10, write10
 
 MIB = 1 << 20
 SLOW = "fault:rule={ops};hang;while=hung:ram:64M"
@@ -47,17 +49,13 @@ def busy(s):
         s.write(8 * i, pattern(4096, i))
 
 
-def open_slots(s):
-    return (s.maxcmdsn - s.cmdsn + 1) & 0xFFFFFFFF if not serial_lt(s.maxcmdsn, s.cmdsn) else 0
-
-
 @case
 def window_grows_for_small_commands(_):
     with hanging() as (server, _hang, _release):
         with session(server) as s:
-            first = open_slots(s)
+            first = s.open_slots()
             busy(s)
-            assert open_slots(s) > first or open_slots(s) == 128, (first, open_slots(s))
+            assert s.open_slots() > first or s.open_slots() == 128, (first, s.open_slots())
 
 
 @case
@@ -66,14 +64,14 @@ def window_stops_for_large_ones(_):
     with hanging("write") as (server, hang, release):
         with session(server) as s:
             busy(s)
-            assert open_slots(s) >= 64, open_slots(s)
+            assert s.open_slots() >= 64, s.open_slots()
             data = pattern(64 << 10)
             for i in range(160):
                 s.write(128 * (i % 200), data)
-            assert open_slots(s) <= 64, open_slots(s)
+            assert s.open_slots() <= 64, s.open_slots()
             hang()
             sent = []
-            while open_slots(s) and len(sent) < 200:
+            while s.open_slots() and len(sent) < 200:
                 sent.append(s.start(write10(128 * len(sent), 128), write=data))
             s.ping()
             release()
@@ -93,7 +91,7 @@ def what_was_not_foreseen_is_refused_and_done_again(_):
         data = pattern(256 << 10, 5)
         sent = []
         for n, s in enumerate(sessions):
-            for i in range(min(24, open_slots(s))):
+            for i in range(min(24, s.open_slots())):
                 lba = 512 * (24 * n + i)
                 sent.append((s, lba, s.start(write10(lba, 512), write=data)))
         for s in sessions:
@@ -131,7 +129,7 @@ def one_that_sends_nothing_does_not_stop_others(_):
         with session(server) as bad, session(server, 1) as good:
             busy(bad)
             for i in range(100):
-                if not open_slots(bad):
+                if not bad.open_slots():
                     break
                 ask_for_data(bad, 512 * (i % 100), 512)
             for i in range(20):
@@ -149,7 +147,7 @@ def abort_of_one_that_waits_for_memory(_):
     with hanging() as (server, _hang, _release):
         with session(server) as s:
             busy(s)
-            asked = [ask_for_data(s, 512 * i, 512) for i in range(min(100, open_slots(s)))]
+            asked = [ask_for_data(s, 512 * i, 512) for i in range(min(100, s.open_slots()))]
             s.ping()
             # R2Ts go ahead of the answer to the ping.
             waits = [p for p in asked if not s.waiting.get(p.itt)]
@@ -173,7 +171,7 @@ def lost_while_it_waits_for_memory(_):
         for turn in range(6):
             with session(server, turn) as s:
                 busy(s)
-                for i in range(min(60, open_slots(s))):
+                for i in range(min(60, s.open_slots())):
                     ask_for_data(s, 512 * i, 512)
                 s.ping()
         with session(server, 100) as s:
@@ -187,13 +185,100 @@ def one_that_does_not_read_does_not_stop_others(_):
     with hanging() as (server, _hang, _release):
         with session(server) as bad, session(server, 1) as good:
             busy(bad)
-            for i in range(min(100, open_slots(bad))):
+            for i in range(min(100, bad.open_slots())):
                 bad.start(read10(2048 * (i % 60), 2048), read=MIB)
             for i in range(20):
                 data = pattern(MIB, i)
                 good.write(2048, data)
                 assert good.read(2048, 2048) == data
             good.ping()
+
+
+def in_flight(s, start, data):
+    """As many commands as the window allows, while the disk hangs; the statuses when it goes on."""
+    sent = []
+    while s.open_slots() and len(sent) < 128:
+        sent.append(start(len(sent)))
+    s.ping()
+    yield
+    yield [s.finish(p, 0, data).status for p in sent]
+
+
+@case
+def what_repeats_a_block_waits_for_its_memory(_):
+    """WRITE SAME and VERIFY bring 512 bytes, and work with as much as anybody."""
+    same = [lambda i: bytes([0x41, 0]) + struct.pack(">IBHB", 8 * i, 0, 8, 0),
+            lambda i: bytes([0x2f, 6]) + struct.pack(">IBHB", 8 * i, 0, 8, 0)]
+    block = pattern(512, 7)
+    for cdb in same:
+        with hanging() as (server, hang, release), session(server) as s:
+            busy(s)
+            s.write(0, block * 8 * 128)
+            for _turn in range(2):
+                hang()
+                run = in_flight(s, lambda i, cdb=cdb: s.start(cdb(i), write=block), block)
+                next(run)
+                release()
+                statuses = next(run)
+                assert len(statuses) >= 64 and set(statuses) == {0}, statuses
+            assert s.read(0, 8 * 128) == block * 8 * 128
+
+
+@case
+def a_little_that_comes_with_much_takes_little(_):
+    """8 KiB of immediate data of writes of 256 KiB."""
+    data = pattern(256 << 10)
+    with hanging("write") as (server, hang, release), session(server, keys={"FirstBurstLength": 8192}) as s:
+        busy(s)
+        hang()
+        run = in_flight(s, lambda i: s.start(write10(512 * (i % 100), 512), write=data), data)
+        next(run)
+        release()
+        statuses = next(run)
+        assert len(statuses) >= 64 and set(statuses) == {0}, statuses
+
+
+@case
+def sessions_that_come_and_go_take_no_slots(_):
+    with hanging() as (server, _hang, _release), session(server) as s:
+        busy(s)
+        before = s.open_slots()
+        for _i in range(300):
+            login(server.portals[0], server.iqn(), isid=ISID + 1).close()
+        for i in range(200):
+            s.read(8 * i, 8)
+        assert s.open_slots() >= before / 2, (before, s.open_slots())
+
+
+@case
+def pings_whose_answers_nobody_reads(_):
+    """100 sessions send as many as the server takes: it stops to read from them, and from nobody else."""
+    with Spindle("ram:64M", args=["--memory", "16M", "-v"], threads=1) as server:
+        with session(server, 1000) as good, contextlib.ExitStack() as stack:
+            busy(good)
+            bad = [stack.enter_context(session(server, i)) for i in range(100)]
+            ping = bad[0].request(P.NOP_OUT, True, data=bytes(100), ttt=P.NONE).pack(False, False)
+            for b in bad:
+                b.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                b.sock.settimeout(0)
+            quiet = time.monotonic()
+            while time.monotonic() < quiet + 1:
+                for b in bad:
+                    with contextlib.suppress(BlockingIOError):
+                        b.sock.sendall(ping * 1000)
+                        quiet = time.monotonic()
+            # In two parts: the server has to keep the first.
+            data = pattern(8192)
+            p = good.scsi_pdu(write10(0, 16), len(data), write=True, data=data)
+            raw = p.pack(False, False)
+            good.sock.sendall(raw[:3000])
+            time.sleep(0.2)
+            good.sock.sendall(raw[3000:])
+            good.good(good.finish(p, 0, data))
+            assert good.read(0, 16) == data
+            good.good(good.command(bytes(6), immediate=True))
+            session(server, 2000).close()
+            assert "out of memory" not in server.stderr(), server.stderr()
 
 
 if __name__ == "__main__":

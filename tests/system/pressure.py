@@ -148,12 +148,12 @@ def compare_and_write(s, lba, nblocks, old, new):
 
 
 def test_compare_and_write_beside_writers():
-    """It gathers up to 255 blocks twice; each of many counts on what the last one left."""
+    """It gathers all its data before it begins; each of many counts on what the last one left."""
     def run(server):
         writers = [load(server, i, "write", "256K", 16, block_size=4096) for i in range(CLIENTS // 2)]
         s = iscsi.login(server.portals[0], server.iqn(), isid=iscsi.ISID + 7000)
         s.settle()
-        nblocks, lba = 255, (ALL - MIB) // 4096
+        nblocks, lba = 32, (ALL - MIB) // 4096
         old = bytes(nblocks * 4096)
         s.write(lba, old, block=4096)
         done, end = 0, time.monotonic() + SECONDS

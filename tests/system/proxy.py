@@ -248,7 +248,7 @@ class Client:
                 self.look()
             commands = 0
             while time.monotonic() < until:
-                if len(self.flights) >= DEPTH or not self.issue():
+                if len(self.flights) >= DEPTH or not self.session.open_slots() or not self.issue():
                     if self.flights:
                         self.collect()
                     else:

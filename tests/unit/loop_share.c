@@ -10,11 +10,13 @@
 #define MAX    LOOP_BUF_MAX
 #define MANY   64 /* buffers of LOOP_BUF_MAX that fit into the budget */
 #define SEGS   (MANY / 16 * 7)
-#define EARLY  (MANY / 16 * 6)
+#define EARLY  (MANY / 16 * 5)
+#define CONN   (MANY / 16 * 2)
+#define URGENT (MANY / 16 * 2)
 
 struct waiter {
 	struct loop_wait wait;
-	struct loop_buf *bufs[LOOP_WAIT_MAX];
+	struct loop_buf *buf;
 	unsigned turn; /* 1: the first that was granted; 0: none yet */
 	unsigned *turns;
 };
@@ -27,24 +29,26 @@ static void granted(struct loop_wait *w, int err)
 	me->turn = ++*me->turns;
 }
 
-static bool take(struct loop_share *share, struct waiter *w, unsigned n, enum loop_need need,
-		 unsigned *turns)
+static bool take_some(struct loop_share *share, struct waiter *w, uint32_t len, enum loop_need need,
+		      unsigned *turns)
 {
 	*w = (struct waiter){.turns = turns};
-	w->wait.bufs = w->bufs;
-	w->wait.len_bytes = MAX;
-	w->wait.n = n;
+	w->wait.buf = &w->buf;
+	w->wait.len_bytes = len;
 	w->wait.need = need;
 	w->wait.granted = granted;
 	return loop_share_take(share, &w->wait);
 }
 
+static bool take(struct loop_share *share, struct waiter *w, enum loop_need need, unsigned *turns)
+{
+	return take_some(share, w, MAX, need, turns);
+}
+
 static void put(struct waiter *w)
 {
-	for (unsigned i = 0; i < LOOP_WAIT_MAX; i++) {
-		loop_buf_put(w->bufs[i]);
-		w->bufs[i] = NULL;
-	}
+	loop_buf_put(w->buf);
+	w->buf = NULL;
 }
 
 static void stop(void *arg)
@@ -74,7 +78,7 @@ static void too_little_is_an_error(void **state)
 	struct diag d;
 
 	diag_init(&d);
-	assert_int_equal(loop_set_create(&set, &config, &d), -EINVAL);
+	assert_int_equal(loop_set_create(&set, &config, &d), -ERANGE);
 	assert_non_null(strstr(d.what, "too little --memory for 2 threads"));
 }
 
@@ -87,11 +91,11 @@ static void one_alone_has_half(void **state)
 	static struct waiter w[MANY];
 	unsigned turns = 0, n = 0, m = 0;
 
-	while (take(a, &w[n], 1, LOOP_SEGMENT, &turns))
+	while (take(a, &w[n], LOOP_SEGMENT, &turns))
 		n++;
 	assert_int_equal(n, SEGS / 2);
 	loop_wait_cancel(&w[n].wait);
-	while (take(b, &w[n + m], 1, LOOP_SEGMENT, &turns))
+	while (take(b, &w[n + m], LOOP_SEGMENT, &turns))
 		m++;
 	assert_int_equal(m, SEGS / 4);
 	loop_wait_cancel(&w[n + m].wait);
@@ -117,12 +121,12 @@ static void those_that_wait_take_turns(void **state)
 
 	for (unsigned i = 0; i < SEGS; i++) {
 		others[i] = loop_share_create(loop);
-		assert_true(take(others[i], &held[i], 1, LOOP_SEGMENT, &turns));
+		assert_true(take(others[i], &held[i], LOOP_SEGMENT, &turns));
 	}
 	for (unsigned i = 0; i < 3; i++)
-		assert_false(take(greedy, &g[i], 1, LOOP_SEGMENT, &turns));
+		assert_false(take(greedy, &g[i], LOOP_SEGMENT, &turns));
 	for (unsigned i = 0; i < 2; i++)
-		assert_false(take(modest, &m[i], 1, LOOP_SEGMENT, &turns));
+		assert_false(take(modest, &m[i], LOOP_SEGMENT, &turns));
 	turn(set);
 	assert_int_equal(turns, 0);
 	for (unsigned i = 0; i < SEGS; i++)
@@ -145,41 +149,58 @@ static void those_that_wait_take_turns(void **state)
 	loop_set_destroy(set);
 }
 
-/* A large wish keeps its turn, and is granted at once or not at all. */
+#define SMALL  (MAX / 4)
+#define SMALLS (SEGS * 4)
+
+/* All is taken, by many in small pieces. */
+static void fill(struct loop *loop, struct loop_share *others[static SMALLS],
+		 struct waiter held[static SMALLS])
+{
+	unsigned turns = 0;
+
+	for (unsigned i = 0; i < SMALLS; i++) {
+		others[i] = loop_share_create(loop);
+		assert_true(take_some(others[i], &held[i], SMALL, LOOP_SEGMENT, &turns));
+	}
+}
+
+static void empty(struct loop_share *others[static SMALLS], struct waiter held[static SMALLS])
+{
+	for (unsigned i = 0; i < SMALLS; i++) {
+		/* Closed before its last buffer is back: it waits for that. */
+		loop_share_close(others[i]);
+		put(&held[i]);
+	}
+}
+
+/* A large wish keeps its turn. */
 static void a_large_wish_is_not_starved(void **state)
 {
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
 	struct loop_share *large = loop_share_create(loop), *small = loop_share_create(loop);
-	struct loop_share *others[SEGS];
-	static struct waiter held[SEGS], l, s;
+	static struct loop_share *others[SMALLS];
+	static struct waiter held[SMALLS], l, s;
 	unsigned turns = 0;
 
-	for (unsigned i = 0; i < SEGS; i++) {
-		others[i] = loop_share_create(loop);
-		assert_true(take(others[i], &held[i], 1, LOOP_SEGMENT, &turns));
-	}
-	assert_false(take(large, &l, 8, LOOP_SEGMENT, &turns));
+	fill(loop, others, held);
+	assert_false(take(large, &l, LOOP_SEGMENT, &turns));
 	turn(set);
-	for (unsigned i = 0; i < 7; i++)
+	for (unsigned i = 0; i < 3; i++)
 		put(&held[i]);
-	assert_false(take(small, &s, 1, LOOP_SEGMENT, &turns));
+	assert_false(take_some(small, &s, SMALL, LOOP_SEGMENT, &turns));
 	turn(set);
 	assert_int_equal(turns, 0);
-	assert_null(l.bufs[0]);
-	put(&held[7]);
+	put(&held[3]);
 	turn(set);
 	assert_int_equal(l.turn, 1);
-	assert_non_null(l.bufs[7]);
+	assert_non_null(l.buf);
 	assert_int_equal(s.turn, 0);
 	put(&l);
 	turn(set);
 	assert_int_equal(s.turn, 2);
 	put(&s);
-	for (unsigned i = 0; i < SEGS; i++) {
-		put(&held[i]);
-		loop_share_close(others[i]);
-	}
+	empty(others, held);
 	loop_share_close(large);
 	loop_share_close(small);
 	assert_int_equal(loop_memory_used(loop), 0);
@@ -192,16 +213,13 @@ static void cancelled(void **state)
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
 	struct loop_share *a = loop_share_create(loop), *b = loop_share_create(loop);
-	struct loop_share *others[SEGS];
-	static struct waiter held[SEGS], large, small;
+	static struct loop_share *others[SMALLS];
+	static struct waiter held[SMALLS], large, small;
 	unsigned turns = 0;
 
-	for (unsigned i = 0; i < SEGS; i++) {
-		others[i] = loop_share_create(loop);
-		assert_true(take(others[i], &held[i], 1, LOOP_SEGMENT, &turns));
-	}
-	assert_false(take(a, &large, 8, LOOP_SEGMENT, &turns));
-	assert_false(take(b, &small, 1, LOOP_SEGMENT, &turns));
+	fill(loop, others, held);
+	assert_false(take(a, &large, LOOP_SEGMENT, &turns));
+	assert_false(take_some(b, &small, SMALL, LOOP_SEGMENT, &turns));
 	put(&held[0]);
 	turn(set);
 	assert_int_equal(turns, 0);
@@ -213,50 +231,48 @@ static void cancelled(void **state)
 	assert_int_equal(large.turn, 0);
 	put(&small);
 	loop_share_close(b);
-	for (unsigned i = 0; i < SEGS; i++) {
-		/* Closed before its last buffer is back: it waits for that. */
-		loop_share_close(others[i]);
-		put(&held[i]);
-	}
+	empty(others, held);
 	assert_int_equal(loop_memory_used(loop), 0);
 	loop_set_destroy(set);
 }
 
-/* Each kind finds something, however much the others have taken. */
+/* Each kind finds something, however much the others have taken, and all have no more than there is. */
 static void no_kind_shuts_out_another(void **state)
 {
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
 	struct loop_share *shares[MANY];
-	static struct waiter segs[MANY], urgent[2];
-	static struct loop_buf *early[MANY], *last[MANY];
-	unsigned turns = 0, nsegs = 0, nearly = 0, nlast = 0;
+	static struct waiter segs[MANY], urgent[MANY];
+	static struct loop_buf *early[MANY], *conn[MANY];
+	unsigned turns = 0, nsegs = 0, nearly = 0, nconn = 0, nurgent = 0;
 
 	for (unsigned i = 0; i < MANY; i++)
 		shares[i] = loop_share_create(loop);
-	while (take(shares[nsegs], &segs[nsegs], 1, LOOP_SEGMENT, &turns))
+	while ((conn[nconn] = loop_buf_get(loop, MAX)) != NULL)
+		nconn++;
+	assert_int_equal(nconn, CONN);
+	assert_true(loop_is_short(loop, LOOP_CONN));
+	while (take(shares[nsegs], &segs[nsegs], LOOP_SEGMENT, &turns))
 		nsegs++;
 	assert_int_equal(nsegs, SEGS);
 	loop_wait_cancel(&segs[nsegs].wait);
 	while ((early[nearly] = loop_share_get(shares[nearly], MAX)) != NULL)
 		nearly++;
 	assert_int_equal(nearly, EARLY);
-	assert_true(take(shares[0], &urgent[0], 1, LOOP_LAST, &turns));
-	while ((last[nlast] = loop_buf_get(loop, MAX)) != NULL)
-		nlast++;
-	assert_int_equal(nlast, MANY - SEGS - EARLY - 1);
-	assert_true(loop_is_short(loop));
+	while (take(shares[0], &urgent[nurgent], LOOP_URGENT, &turns))
+		nurgent++;
+	assert_int_equal(nurgent, URGENT);
+	assert_int_equal(loop_memory_used(loop), BUDGET);
 	/* Nothing is left: the next one in need is the first one to be served. */
-	assert_false(take(shares[1], &urgent[1], 1, LOOP_LAST, &turns));
 	put(&urgent[0]);
 	turn(set);
-	assert_int_equal(urgent[1].turn, 1);
-	put(&urgent[1]);
+	assert_int_equal(urgent[nurgent].turn, 1);
 	for (unsigned i = 0; i < MANY; i++) {
 		if (i < nsegs)
 			put(&segs[i]);
+		put(&urgent[i]);
 		loop_buf_put(early[i]);
-		loop_buf_put(last[i]);
+		loop_buf_put(conn[i]);
 	}
 	for (unsigned i = 0; i < MANY; i++)
 		loop_share_close(shares[i]);
@@ -279,11 +295,11 @@ static void early_data_is_bounded(void **state)
 		n++;
 	assert_int_equal(n, EARLY / 2);
 	assert_int_equal(n * (uint64_t)MAX, loop_unasked_bytes(loop));
-	assert_true(loop_is_calm(loop));
+	assert_false(loop_is_short(loop, LOOP_EARLY));
 	for (unsigned i = 1; i < MANY && (early[n] = loop_share_get(shares[i], MAX)) != NULL; i++)
 		n++;
 	assert_int_equal(n, EARLY);
-	assert_false(loop_is_calm(loop));
+	assert_true(loop_is_short(loop, LOOP_EARLY));
 	while (n > 0)
 		loop_buf_put(early[--n]);
 	for (unsigned i = 0; i < MANY; i++)
@@ -291,28 +307,40 @@ static void early_data_is_bounded(void **state)
 	loop_set_destroy(set);
 }
 
-/* Whatever is charged, one of those who must go on does. */
-static void one_always_may(void **state)
+/* What is charged takes the place of buffers of its kind, and of no other's. */
+static void charges(void **state)
 {
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
-	struct loop_share *a = loop_share_create(loop);
+	struct loop_share *a = loop_share_create(loop), *b = loop_share_create(loop);
 	static struct waiter w[2];
+	struct loop_buf *buf;
 	unsigned turns = 0;
 
-	loop_charge(loop, 2 * BUDGET);
-	assert_true(loop_is_short(loop));
-	assert_true(take(a, &w[0], 1, LOOP_LAST, &turns));
-	assert_false(take(a, &w[1], 1, LOOP_LAST, &turns));
+	loop_charge(loop, LOOP_CONN, BUDGET);
+	assert_true(loop_is_short(loop, LOOP_CONN));
+	assert_false(loop_is_short(loop, LOOP_SEGMENT));
 	assert_null(loop_buf_get(loop, 1));
+	assert_true(take(a, &w[0], LOOP_URGENT, &turns));
 	put(&w[0]);
+	loop_charge(loop, LOOP_SEGMENT, (SEGS - 1) * (uint64_t)MAX);
+	assert_true(take(a, &w[0], LOOP_SEGMENT, &turns));
+	assert_false(take(b, &w[1], LOOP_SEGMENT, &turns));
+	turn(set);
+	assert_int_equal(turns, 0);
+	loop_uncharge(loop, LOOP_SEGMENT, (SEGS - 1) * (uint64_t)MAX);
 	turn(set);
 	assert_int_equal(w[1].turn, 1);
+	put(&w[0]);
 	put(&w[1]);
-	loop_uncharge(loop, 2 * BUDGET);
+	loop_uncharge(loop, LOOP_CONN, BUDGET);
+	assert_false(loop_is_short(loop, LOOP_CONN));
+	buf = loop_buf_get(loop, 1);
+	assert_non_null(buf);
+	loop_buf_put(buf);
 	assert_int_equal(loop_memory_used(loop), 0);
-	assert_false(loop_is_short(loop));
 	loop_share_close(a);
+	loop_share_close(b);
 	loop_set_destroy(set);
 }
 
@@ -321,22 +349,31 @@ static void spare_buffers_give_way(void **state)
 {
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
-	static struct loop_buf *bufs[BUDGET / 65536];
-	unsigned n = 0;
+	static struct loop_share *others[SMALLS];
+	static struct waiter held[SMALLS];
+	static struct loop_buf *bufs[CONN];
+	const struct loop_bufs *b = loop_bufs_of(loop);
 
-	for (n = 0; n < MANY; n++)
-		bufs[n] = loop_buf_get(loop, MAX);
-	while (n > 0)
-		loop_buf_put(bufs[--n]);
-	while (n < ARRAY_LEN(bufs) && (bufs[n] = loop_buf_get(loop, 65536)) != NULL) {
-		const struct loop_bufs *b = loop_bufs_of(loop);
-
-		n++;
+	fill(loop, others, held);
+	for (unsigned i = 0; i < CONN; i++)
+		bufs[i] = loop_buf_get(loop, MAX);
+	empty(others, held);
+	assert_int_equal(b->idle, SEGS * (uint64_t)MAX);
+	loop_charge(loop, LOOP_SEGMENT, SEGS * (uint64_t)MAX);
+	for (unsigned i = 0; i < CONN; i++)
+		loop_buf_put(bufs[i]);
+	assert_int_equal(b->idle, (SEGS + CONN) * (uint64_t)MAX);
+	for (unsigned i = 0; i < SMALLS; i++) {
+		others[i] = loop_share_create(loop);
+		held[i].buf = loop_share_get(others[i], MAX / 16);
+		assert_non_null(held[i].buf);
 		assert_true(b->total + b->idle <= BUDGET);
 	}
-	assert_int_equal(n, BUDGET / 65536);
-	while (n > 0)
-		loop_buf_put(bufs[--n]);
+	for (unsigned i = 0; i < SMALLS; i++) {
+		loop_share_close(others[i]);
+		put(&held[i]);
+	}
+	loop_uncharge(loop, LOOP_SEGMENT, SEGS * (uint64_t)MAX);
 	loop_set_destroy(set);
 }
 
@@ -350,7 +387,7 @@ int main(void)
 		cmocka_unit_test(cancelled),
 		cmocka_unit_test(no_kind_shuts_out_another),
 		cmocka_unit_test(early_data_is_bounded),
-		cmocka_unit_test(one_always_may),
+		cmocka_unit_test(charges),
 		cmocka_unit_test(spare_buffers_give_way),
 	};
 

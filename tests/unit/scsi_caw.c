@@ -51,6 +51,12 @@ static struct fx_task *caw_new(uint64_t lba, uint8_t nblocks, const uint8_t *com
 	return ft;
 }
 
+/* Blocks: what VPD page B0h says. */
+static uint8_t most(void)
+{
+	return bs == 512 ? 255 : 32;
+}
+
 static struct fx_task *caw(uint64_t lba, uint8_t nblocks, const uint8_t *compare,
 			   const uint8_t *write)
 {
@@ -99,10 +105,10 @@ static void on_all_disks(void (*test)(void))
 
 static void swap(void)
 {
-	static const uint8_t counts[] = {1, 2, 3, 31, 63, 64, 65, 127, 128, 129, 254, 255};
+	static const uint8_t counts[] = {1, 2, 3, 31, 32, 33, 63, 64, 127, 128, 254, 255};
 	uint8_t *old = malloc(257 * bs), *new = malloc(257 * bs);
 
-	for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+	for (size_t i = 0; i < ARRAY_LEN(counts) && counts[i] <= most(); i++) {
 		const uint8_t n = counts[i];
 		struct fx_task *ft;
 
@@ -141,11 +147,10 @@ static void expect_miscompare(const uint8_t *disk, const uint8_t *compare, const
 
 static void find_differences(void)
 {
-	const uint8_t n = 255;
-	const uint32_t len = n * bs;
-	const uint32_t seg = SCSI_SEG_MAX < len ? SCSI_SEG_MAX : len / 2;
-	const uint32_t at[] = {0,       1,   bs - 1,  bs,       7 * bs + 9,
-			       seg - 1, seg, seg + 1, len - bs, len - 1};
+	const uint8_t n = most();
+	const uint32_t len = n * bs, half = len / 2;
+	const uint32_t at[] = {0,        1,    bs - 1,   bs,       7 * bs + 9,
+			       half - 1, half, half + 1, len - bs, len - 1};
 	uint8_t *disk = malloc(len), *compare = malloc(len), *write = malloc(len);
 
 	fill(disk, len, 1);
@@ -247,38 +252,54 @@ static void behind_the_end(void **state)
 	down();
 }
 
+/* More than the limit is refused, whatever comes with it. */
+static void too_many_blocks(void **state)
+{
+	static uint8_t zeros[33 * 4096];
+	struct fx_task *ft;
+
+	up("ram:8M", 4096);
+	ft = caw(0, 33, zeros, zeros);
+	fx_bad_field(ft, 13, 7);
+	fx_task_free(ft);
+	ft = caw(0, 32, zeros, zeros);
+	fx_good(ft);
+	fx_task_free(ft);
+	down();
+}
+
 /* ---- Errors ---- */
 
 static void nothing_is_written_when_a_read_fails(void **state)
 {
-	static uint8_t zeros[255 * 4096], ones[255 * 4096];
+	static uint8_t zeros[32 * 4096], ones[32 * 4096];
 	struct fx_task *ft;
 
 	memset(ones, 1, sizeof(ones));
-	up("fault:rule=read@600K-604K;eio;count=1:ram:8M", 4096);
-	ft = caw(0, 255, zeros, ones);
+	up("fault:rule=read@100K-104K;eio;count=1:ram:8M", 4096);
+	ft = caw(0, 32, zeros, ones);
 	fx_sense(ft, 0x3, 0x11, 0x00);
 	assert_int_equal(ft->t.sense[0], 0xf0);
 	fx_residual(ft, 0, 0);
 	fx_task_free(ft);
-	expect_disk(0, zeros, 255);
+	expect_disk(0, zeros, 32);
 	down();
 }
 
 /* The data do not arrive: nothing is locked, compared or written. */
 static void nothing_happens_when_data_do_not_come(void **state)
 {
-	static uint8_t zeros[255 * 4096], ones[255 * 4096];
+	static uint8_t zeros[32 * 4096], ones[32 * 4096];
 	struct fx_task *ft;
 
 	memset(ones, 1, sizeof(ones));
 	up("ram:8M", 4096);
-	ft = caw_new(0, 255, zeros, ones);
+	ft = caw_new(0, 32, zeros, ones);
 	ft->move_err = -EIO;
 	fx_run(&fx, ft);
 	assert_int_equal(ft->t.status, SCSI_CHECK_CONDITION);
 	fx_task_free(ft);
-	expect_disk(0, zeros, 255);
+	expect_disk(0, zeros, 32);
 	assert_int_equal(range_lock_use(unit_bdev(fx.units[0])).granted, 0);
 	down();
 }
@@ -700,6 +721,7 @@ int main(void)
 		cmocka_unit_test(no_block_is_no_error),
 		cmocka_unit_test(data_of_another_length_is_refused),
 		cmocka_unit_test(behind_the_end),
+		cmocka_unit_test(too_many_blocks),
 		cmocka_unit_test(nothing_is_written_when_a_read_fails),
 		cmocka_unit_test(nothing_happens_when_data_do_not_come),
 		cmocka_unit_test(fua_is_durable),

@@ -447,12 +447,12 @@ static void another_view_before_the_write(void **state)
 		struct change c = changes[i];
 		struct fx_task *ft;
 
-		fx_up(&fx, "fault:rule=read@600K-604K;hang;count=1:ram:16M", 4096);
+		fx_up(&fx, "fault:rule=read@64K-68K;hang;count=1:ram:16M", 4096);
 		fx_open(&fx, &nexus);
 		fx_take_power_on(&nexus, 0);
 		fx_open(&fx, &other);
 		fx_take_power_on(&other, 0);
-		ft = caw(&nexus, 255, 4096, 0, 9);
+		ft = caw(&nexus, 32, 4096, 0, 9);
 		fx_submit(&fx, ft);
 		while (range_lock_use(unit_bdev(fx.units[0])).held != 1)
 			fx_settle(&fx);
@@ -473,7 +473,7 @@ static void another_view_before_the_write(void **state)
 		else
 			fx_good(ft);
 		change((struct change){.clear = UNIT_SOFT_PROTECTED | UNIT_STOPPED});
-		expect_4096(255, ft->t.status == SCSI_GOOD ? 9 : 0);
+		expect_4096(32, ft->t.status == SCSI_GOOD ? 9 : 0);
 		fx_task_free(ft);
 		down();
 	}

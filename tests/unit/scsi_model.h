@@ -34,7 +34,7 @@
 #define MODEL_DISK       (8 * MiB)
 #define MODEL_CHAINS_AT  (5 * MiB) /* below it the plain area */
 #define MODEL_BITS_AT    (7 * MiB)
-#define MODEL_DATA_MAX   (2 * 255 * 4096u) /* COMPARE AND WRITE */
+#define MODEL_DATA_MAX   (2 * 255 * 4096u) /* of one command */
 #define MODEL_PLAIN_MAX  (3 * SCSI_SEG_MAX + 20 * 1024u)
 #define MODEL_CHAINS     4
 #define MODEL_BEGINNINGS 512

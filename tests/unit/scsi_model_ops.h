@@ -232,6 +232,12 @@ static void model_cdb_caw(struct model_slot *s)
 	s->t.cdb[1] = model_cache_flags(s);
 }
 
+/* Blocks that one command may compare: what VPD page B0h says. */
+static uint32_t model_caw_max(const struct model *m)
+{
+	return m->block_size == 512 ? 255 : 32;
+}
+
 static void make_caw(struct model_slot *s)
 {
 	const uint32_t len = model_bytes(s);
@@ -543,7 +549,7 @@ static const struct model_op model_ops[] = {
 	{"UNMAP", 0x42, CMD_NO_SA, 4, CLAIM_ALONE, 0, make_unmap, ended_unmap},
 	{"WRITE SAME(10)", 0x41, CMD_NO_SA, 3, CLAIM_ALONE, 0, make_write_same, ended_write_same},
 	{"WRITE SAME(16)", 0x93, CMD_NO_SA, 4, CLAIM_ALONE, 0, make_write_same, ended_write_same},
-	{"COMPARE AND WRITE", 0x89, CMD_NO_SA, 5, CLAIM_ALONE, 255, make_caw, ended_caw},
+	{"COMPARE AND WRITE", 0x89, CMD_NO_SA, 5, CLAIM_ALONE, 0, make_caw, ended_caw},
 	{"GET LBA STATUS", 0x9e, 0x12, 2, CLAIM_SHARED, 0, make_lba_status, ended_lba_status},
 	{"SYNCHRONIZE CACHE(10)", 0x35, CMD_NO_SA, 1, CLAIM_NONE, 0, make_sync, ended_nothing},
 	{"SYNCHRONIZE CACHE(16)", 0x91, CMD_NO_SA, 1, CLAIM_NONE, 0, make_sync, ended_nothing},

@@ -203,7 +203,9 @@ static void model_extent(struct model_slot *s)
 	const uint32_t from = bits ? m->bits_at : 0, to = bits ? m->nblocks : m->chains_at;
 	uint32_t max = MODEL_PLAIN_MAX / m->block_size;
 
-	if (s->op->max_blocks != 0)
+	if (s->op->make == make_caw)
+		max = model_caw_max(m);
+	else if (s->op->max_blocks != 0)
 		max = (uint32_t)min_u64(max, s->op->max_blocks);
 	if (!model_chance(c, 15))
 		max = (uint32_t)min_u64(max, model_chance(c, 70) ? 9 : 70);
@@ -377,7 +379,8 @@ static void model_begin(struct loop_msg *msg)
 
 static void model_chains_init(struct model *m)
 {
-	const uint32_t lengths[MODEL_CHAINS] = {1, 7, (uint32_t)(80 * KiB) / m->block_size, 255};
+	const uint32_t lengths[MODEL_CHAINS] = {1, 7, (uint32_t)(80 * KiB) / m->block_size,
+						model_caw_max(m)};
 	uint32_t lba = m->chains_at;
 
 	/* One behind the other: neighbours are in the same stripe of the range locks. */
