@@ -94,21 +94,30 @@ static bool is_silent(const struct iscsi_conn *c, uint64_t now)
 	return now - max_u64(c->ping_ns, c->tx.progress_ns) >= PING_TIMEOUT_NS;
 }
 
-/* A ping with a valid tag: some initiators do not answer others, and none must be asked twice. */
-static void ping(struct iscsi_conn *c, uint64_t now)
+int conn_nop_in(struct iscsi_conn *c, uint32_t ttt)
 {
 	struct pdu_out *p = pdu_new(c, ISCSI_NOP_IN);
 	struct iscsi_bhs *bhs;
 
 	if (p == NULL)
-		return; /* the next tick may have more luck */
-	c->ping_ttt = session_next_ttt(c->session);
-	c->ping_ns = now;
+		return -ENOMEM;
 	bhs = (struct iscsi_bhs *)(void *)p->head;
 	bhs->itt = be32_of(ISCSI_RESERVED_TAG);
-	bhs->ttt = be32_of(c->ping_ttt);
+	bhs->ttt = be32_of(ttt);
 	p->flags = PDU_SHOWS_STATSN;
 	tx_push_control(c, p);
+	return 0;
+}
+
+/* A ping with a valid tag: some initiators do not answer others, and none must be asked twice. */
+static void ping(struct iscsi_conn *c, uint64_t now)
+{
+	const uint32_t ttt = session_next_ttt(c->session);
+
+	if (conn_nop_in(c, ttt) != 0)
+		return; /* the next tick may have more luck */
+	c->ping_ttt = ttt;
+	c->ping_ns = now;
 }
 
 static void tick(struct loop_timer *t)

@@ -488,6 +488,8 @@ void session_check_drained(struct iscsi_session *s);
 uint32_t session_next_ttt(struct iscsi_session *s);
 /* MaxCmdSN as of now; never goes back. */
 uint32_t session_window(struct iscsi_session *s);
+/* A command has ended and nothing says so: if the window was closed, a NOP-In tells that it is open. */
+void session_tell_window(struct iscsi_conn *c);
 
 /* window.c */
 /* The session is up: its first window. */
@@ -651,6 +653,8 @@ void conn_linger(struct iscsi_conn *c);
 /* After a WAIT: what was kept is worked off, and reading goes on. */
 void conn_resume(struct iscsi_conn *c);
 void conn_update_events(struct iscsi_conn *c);
+/* A NOP-In of our own (RFC 7143 11.19); ISCSI_RESERVED_TAG: it wants no answer. 0 or -ENOMEM. */
+int conn_nop_in(struct iscsi_conn *c, uint32_t ttt);
 /* To another loop: off this one, with what was received; 0 or -ENOMEM. Then onto that one; 0 or
  * -errno. */
 int conn_depart(struct iscsi_conn *c);

@@ -60,6 +60,16 @@ static struct held_pdu *held_at(const struct iscsi_session *s, struct list *at, 
 	return at != &s->held && h->cmd_sn == cmd_sn ? h : NULL;
 }
 
+void session_tell_window(struct iscsi_conn *c)
+{
+	struct iscsi_session *s = c->session;
+
+	if (!sn_before(s->max_cmd_sn, s->exp_cmd_sn) || sn_before(session_window(s), s->exp_cmd_sn))
+		return;
+	if (conn_nop_in(c, ISCSI_RESERVED_TAG) != 0)
+		conn_doom(c, "out of memory");
+}
+
 static size_t held_size(const struct held_pdu *h)
 {
 	return sizeof(*h) + ISCSI_BHS_LEN + h->ahs_len + (size_t)h->data_len;

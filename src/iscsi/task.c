@@ -185,9 +185,13 @@ _Static_assert(2 + SCSI_SENSE_MAX <= PDU_SMALL, "sense data travels inside the P
 
 static void end(struct iscsi_task *t)
 {
-	if (!t->scsi.unit_task.aborted && !t->conn->closed && !respond_in_data(t))
+	const bool silent = t->scsi.unit_task.aborted;
+
+	if (!silent && !t->conn->closed && !respond_in_data(t))
 		respond(t);
 	itask_unlist(t);
+	if (silent && !t->conn->closed)
+		session_tell_window(t->conn);
 	tmf_task_gone(t->session);
 	itask_unref(t);
 }

@@ -281,5 +281,29 @@ def pings_whose_answers_nobody_reads(_):
             assert "out of memory" not in server.stderr(), server.stderr()
 
 
+@case
+def a_window_that_opens_in_silence_is_told(_):
+    """Another session's reset ends all of its commands, and no answer says that there may be more."""
+    with hanging("read") as (server, hang, release), session(server) as s, session(server, 1) as other:
+        busy(s)
+        hang()
+        n = 0
+        while s.open_slots():
+            s.start(read10(8 * n, 8), read=4096)
+            n += 1
+        s.ping()
+        assert not s.open_slots()
+        reset = other.request(P.TMF_REQUEST, True, flags=P.FINAL | 5, rtt=P.NONE)
+        other.send(reset)
+        other.ping()
+        release()
+        other.check(other.recv_for(reset.itt), P.TMF_RESPONSE, response=0)
+        s.expect(P.NOP_IN, itt=P.NONE, ttt=P.NONE)
+        assert s.open_slots() > 0
+        s.expect_silence(0.1)
+        s.command(bytes(6))
+        s.good(s.command(bytes(6)))
+
+
 if __name__ == "__main__":
     main("ram:64M")
