@@ -53,7 +53,8 @@ static int about_disk(const struct disk *disk, int err, const struct diag *said,
 static int disk_open_bdev(struct bdev **out, struct disk *disk, const struct run_options *o,
 			  struct diag *d)
 {
-	struct store_config store_config = {.size = o->size, .read_only = o->read_only};
+	struct store_config store_config = {
+		.size = o->size, .read_only = o->read_only, .direct = o->direct};
 	struct bdev_config bdev_config = {
 		.block_size = run_options_block_size(o),
 		.read_only = o->read_only,

@@ -61,7 +61,7 @@ struct run_options {
 	struct opt_strings listen, chap;
 	const char *name, *iqn, *mutual_chap, *state;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
-	bool read_only, unsolicited, json, verbose, help;
+	bool read_only, direct, unsolicited, json, verbose, help;
 	/* What is no option: the stores. */
 	char **specs;
 	size_t nspecs;

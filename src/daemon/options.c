@@ -44,6 +44,12 @@ const struct opt run_opts[] = {
 		.help = "serve read-only",
 	},
 	{
+		.name = "direct",
+		.kind = OPT_FLAG,
+		.offset = FIELD(direct),
+		.help = "read and write past the page cache (O_DIRECT)",
+	},
+	{
 		.name = "block-size",
 		.kind = OPT_CHOICE,
 		.offset = FIELD(block_size),

@@ -143,6 +143,17 @@ static bool can_punch(const struct file *f)
 	return fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, beyond, 4096) == 0;
 }
 
+/* As the file system says, or what any can do. */
+static uint32_t direct_align_of(int fd)
+{
+	struct statx stx;
+
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) != 0 ||
+	    (stx.stx_mask & STATX_DIOALIGN) == 0 || stx.stx_dio_offset_align == 0)
+		return 4096;
+	return (uint32_t)max_u64(stx.stx_dio_offset_align, stx.stx_dio_mem_align);
+}
+
 static int regular_facts(struct file *f, const struct stat *st)
 {
 	struct file_info *info = &f->info;
@@ -159,7 +170,7 @@ static int regular_facts(struct file *f, const struct stat *st)
 		device_character(info, st->st_dev);
 	info->logical_block = 512;
 	info->physical_block = is_power_of_2(block) && block <= 64 * KiB ? (uint32_t)block : 4096;
-	info->direct_align = 4096;
+	info->direct_align = direct_align_of(f->fd);
 	info->discard_zeroes = true;
 	if (!info->read_only && can_punch(f))
 		info->discard_granularity = info->physical_block;
@@ -200,6 +211,8 @@ int file_facts(struct file *f)
 		return -errno;
 	f->info.read_only = (f->flags & FILE_READ_ONLY) != 0;
 	err = S_ISBLK(st.st_mode) ? device_facts(f, st.st_rdev) : regular_facts(f, &st);
+	if ((f->flags & FILE_DIRECT) != 0 && f->info.logical_block < f->info.direct_align)
+		f->info.logical_block = f->info.direct_align;
 	if (err == 0 && file_fingerprint(f, f->fingerprint, sizeof(f->fingerprint)) != 0)
 		f->fingerprint[0] = '\0';
 	f->info.known_again = err == 0 && is_known_again(f);

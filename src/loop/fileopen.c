@@ -39,6 +39,8 @@ static int open_failed(int err, const struct file_config *c, const char *verb, s
 	for (size_t i = 0; i < ARRAY_LEN(open_fixes); i++)
 		if (open_fixes[i].err == -err)
 			diag_fix(d, "%s", open_fixes[i].fix);
+	if (err == -EINVAL && (c->flags & FILE_DIRECT) != 0)
+		diag_fix(d, "leave out --direct: this file system has no direct I/O");
 	return err;
 }
 

@@ -355,7 +355,8 @@ struct file;
 enum file_flags {
 	FILE_READ_ONLY = 1,
 	FILE_DIRECT =
-		2, /* O_DIRECT: iovecs, offsets and lengths are aligned to info.direct_align */
+		2, /* O_DIRECT: iovecs, offsets and lengths are aligned to info.direct_align, which
+		    * info.logical_block is not less than */
 };
 
 struct file_config {

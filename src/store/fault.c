@@ -436,6 +436,7 @@ const struct store_type store_fault = {
 	.help = "OPT=VALUE,...:STORE  another store that fails, waits or forgets as it is told",
 	.opts = fault_opts,
 	.threading = STORE_HOME_LOOP,
+	.can_direct = true,
 	.writes_fua = true,
 	.open = fault_open,
 	.close = fault_close,

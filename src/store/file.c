@@ -65,7 +65,8 @@ static int file_store_open(struct store **out, struct loop_set *set,
 {
 	struct file_config fc = {
 		.path = rest,
-		.flags = config->read_only ? FILE_READ_ONLY : 0,
+		.flags = (config->read_only ? FILE_READ_ONLY : 0u) |
+			 (config->direct ? FILE_DIRECT : 0u),
 		.create_size = config->size,
 	};
 	struct file_store *f;
@@ -263,6 +264,7 @@ const struct store_type store_file = {
 	.name = "file",
 	.help = "PATH  a file or block device (\"file:\" may be left out)",
 	.threading = STORE_ANY_LOOP,
+	.can_direct = true,
 	.open = file_store_open,
 	.close = file_store_close,
 	.resize = file_store_resize,

@@ -44,6 +44,7 @@ struct store_type {
 	const char *help; /* one line: what REST means */
 	const struct opt *opts;
 	enum store_threading threading;
+	bool can_direct; /* knows what config->direct means, or hands it on */
 	bool writes_fua; /* `write` and `zero` heed IO_FUA; else the core adds a flush, where there
 			    is one, and takes the flag away */
 

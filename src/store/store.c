@@ -175,6 +175,11 @@ int store_open(struct store **out, struct loop_set *set, const struct store_type
 		diag_fix(d, "give a path, or TYPE:REST as in ram:4G");
 		return -EINVAL;
 	}
+	if (config->direct && !type->can_direct) {
+		diag_set(d, -EINVAL, "%s: no page cache to pass", type->name);
+		diag_fix(d, "leave out --direct, or serve files and devices");
+		return -EINVAL;
+	}
 	text = strdup(spec + rest);
 	if (text == NULL)
 		return diag_set(d, -ENOMEM, "%s: out of memory", type->name);

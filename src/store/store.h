@@ -36,6 +36,7 @@ struct store_info {
 struct store_config {
 	uint64_t size; /* file: makes a missing one of this size; 0: it must exist */
 	bool read_only;
+	bool direct; /* past the page cache; -EINVAL for what has none */
 };
 
 /* Opens what `spec` says. Blocking: for start-up. Types are found in the NULL-terminated `types`.

@@ -126,6 +126,7 @@ def at_channel(w):
     page[2] &= ~WCE
     mode.start(select, write=bytes(4) + bytes(page))
     parked(mode)
+    time.sleep(0.3)  # a busy machine may be late to tell the victims' loop
     p = start_write(w.victims, ELSEWHERE, NEW)
     # Else its loop had not heard yet that the channel is closed, and the write is on the disk by right.
     parked(w.victims)
