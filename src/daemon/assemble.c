@@ -3,20 +3,28 @@
  * what was built comes down in the opposite order.
  */
 #include <errno.h>
+#include <search.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "daemon/daemon.h"
 
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+/* It is a part of its disk. */
+static void keep_name(void *name)
+{
+	(void)name;
+}
+
 static bool name_taken(const void *arg, const char *name)
 {
 	const struct daemon *dm = arg;
 
-	for (size_t i = 0; i < dm->ndisks; i++) {
-		if (strcmp(dm->disks[i].name, name) == 0)
-			return true;
-	}
-	return false;
+	return tfind(name, &dm->names, compare_names) != NULL;
 }
 
 static int disk_names(struct daemon *dm, struct disk *disk, const struct run_options *o,
@@ -30,6 +38,8 @@ static int disk_names(struct daemon *dm, struct disk *disk, const struct run_opt
 		str_copy(disk->name, sizeof(disk->name), o->name);
 	else
 		name_from_spec(disk->name, disk->spec, &taken);
+	if (tsearch(disk->name, &dm->names, compare_names) == NULL)
+		return diag_set(d, -ENOMEM, "out of memory");
 	if (o->iqn != NULL) {
 		str_copy(disk->iqn, sizeof(disk->iqn), o->iqn);
 		return 0;
@@ -196,10 +206,12 @@ void daemon_fini(struct daemon *dm)
 	iscsi_destroy(dm->iscsi);
 	for (size_t i = dm->ndisks; i > 0; i--)
 		disk_close(&dm->disks[i - 1]);
+	tdestroy(dm->names, keep_name);
 	free(dm->disks);
 	loop_set_destroy(dm->set);
 	dm->iscsi = NULL;
 	dm->disks = NULL;
+	dm->names = NULL;
 	dm->ndisks = 0;
 	dm->set = NULL;
 }

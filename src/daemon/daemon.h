@@ -100,6 +100,7 @@ struct daemon {
 	struct iscsi *iscsi;
 	struct disk *disks;
 	size_t ndisks;
+	void *names;            /* of the disks, a tree of tsearch() */
 	char kept_in[PATH_MAX]; /* what disks cannot keep; "": nowhere */
 	/* stop.c; on loop 0 */
 	enum daemon_state state;
