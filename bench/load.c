@@ -1,7 +1,7 @@
 /*
  * spindle-load: an iSCSI load client. Keeps a number of commands in flight on a number of sessions,
  * one thread, and reports rates, latencies and what the server's process spent; or writes and
- * verifies, each session in a region of its own.
+ * verifies, each session in a region of its own; or only logs in, again and again.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,16 +16,17 @@
 #include "bench/session.h"
 #include "bench/verify.h"
 
-enum workload { READ, WRITE, RANDREAD, RANDWRITE, RANDRW, VERIFY, FLUSHED_WRITE };
+enum workload { READ, WRITE, RANDREAD, RANDWRITE, RANDRW, VERIFY, FLUSHED_WRITE, LOGIN };
 
-static const char *const workloads[] = {"read",   "write",  "randread",      "randwrite",
-					"randrw", "verify", "flushed-write", NULL};
+static const char *const workloads[] = {"read",          "write",  "randread",
+					"randwrite",     "randrw", "verify",
+					"flushed-write", "login",  NULL};
 
 struct options {
 	const char *portal, *target, *initiator;
 	unsigned workload;
-	uint64_t lun, sessions, queue_depth, block_size, io_size, start, region, seconds_ms,
-		warmup_ms, ops;
+	uint64_t lun, sessions, idle, queue_depth, block_size, io_size, start, region, flush_every;
+	uint64_t seconds_ms, warmup_ms, ops, rate;
 	uint64_t pid, seed, isid;
 	bool header_digest, data_digest, echo, json;
 };
@@ -65,6 +66,11 @@ static const struct opt option_table[] = {
 	 .max = 4096,
 	 .def = "1",
 	 .help = "sessions, each with its own region"},
+	{.name = "idle",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(idle),
+	 .max = 16384,
+	 .help = "further sessions, logged in and without a command"},
 	{.name = "qd",
 	 .kind = OPT_UINT,
 	 .offset = FIELD(queue_depth),
@@ -97,6 +103,10 @@ static const struct opt option_table[] = {
 	 .min = 4096,
 	 .def = "1G",
 	 .help = "bytes of the disk that are used"},
+	{.name = "flush-every",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(flush_every),
+	 .help = "SYNCHRONIZE CACHE after so many commands of a session (0: never)"},
 	{.name = "time",
 	 .kind = OPT_DURATION,
 	 .offset = FIELD(seconds_ms),
@@ -111,6 +121,11 @@ static const struct opt option_table[] = {
 	 .kind = OPT_UINT,
 	 .offset = FIELD(ops),
 	 .help = "stop after so many commands (0: by time)"},
+	{.name = "rate",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(rate),
+	 .max = 1000000,
+	 .help = "workload login: so many a second (0: one after another)"},
 	{.name = "pid",
 	 .kind = OPT_UINT,
 	 .offset = FIELD(pid),
@@ -152,7 +167,7 @@ struct client {
 	struct session *session;
 	struct load *load;
 	struct verify *verify;
-	uint64_t first_block, nblocks, next_block, random;
+	uint64_t first_block, nblocks, next_block, random, unflushed;
 	unsigned in_flight;
 	struct queue free_slots;
 	struct slot_state {
@@ -160,11 +175,12 @@ struct client {
 		uint8_t *data;
 		bool flush_next;
 	} * slots;
-	bool want_out;
+	bool want_out, idle;
 };
 
 struct load {
 	struct options o;
+	struct sockaddr_in addr;
 	struct client *clients;
 	int epoll;
 	uint8_t *payload;
@@ -244,6 +260,19 @@ static void choose(struct client *c, struct command *cmd)
 	cmd->data = c->load->payload;
 }
 
+/* Is the slot's next command to be a flush, after this one? */
+static bool flush_follows(struct client *c, const struct slot_state *st)
+{
+	const struct options *o = &c->load->o;
+
+	if (o->workload == FLUSHED_WRITE)
+		return !st->flush_next;
+	if (o->flush_every == 0 || ++c->unflushed < o->flush_every)
+		return false;
+	c->unflushed = 0;
+	return true;
+}
+
 static void start_one(struct client *c)
 {
 	struct load *l = c->load;
@@ -258,7 +287,7 @@ static void start_one(struct client *c)
 		choose(c, &cmd);
 	else if (!verify_choose(c->verify, slot, &cmd))
 		return;
-	st->flush_next = !st->flush_next && l->o.workload == FLUSHED_WRITE;
+	st->flush_next = flush_follows(c, st);
 	queue_pop(&c->free_slots);
 	c->in_flight++;
 	l->started++;
@@ -269,8 +298,8 @@ static bool may_start(const struct client *c)
 {
 	const struct load *l = c->load;
 
-	return !l->stopping && !queue_empty(&c->free_slots) && session_may_start(c->session) &&
-	       (l->o.ops == 0 || l->started < l->o.ops);
+	return !l->stopping && !c->idle && !queue_empty(&c->free_slots) &&
+	       session_may_start(c->session) && (l->o.ops == 0 || l->started < l->o.ops);
 }
 
 /* TASK SET FULL: the next command comes in its place, as from any initiator that asks again. */
@@ -339,6 +368,11 @@ static int client_turn(struct client *c)
 }
 
 /* ---- The run --------------------------------------------------------------------------------- */
+
+static uint64_t nclients(const struct load *l)
+{
+	return l->o.sessions + l->o.idle;
+}
 
 static unsigned in_flight(const struct load *l)
 {
@@ -484,6 +518,13 @@ static int verify_all(struct load *l)
 	return wrong > 0 || checked == 0 ? -EILSEQ : 0;
 }
 
+static int run_workload(struct load *l)
+{
+	int err = l->o.workload != LOGIN ? measure(l) : 0;
+
+	return err == 0 && l->o.workload == VERIFY ? verify_all(l) : err;
+}
+
 /* ---- Setup ----------------------------------------------------------------------------------- */
 
 static int parse_portal(const char *text, struct sockaddr_in *out)
@@ -501,15 +542,13 @@ static int parse_portal(const char *text, struct sockaddr_in *out)
 	return inet_pton(AF_INET, host, &out->sin_addr) == 1 ? 0 : -EINVAL;
 }
 
-static int open_client(struct load *l, uint64_t i, const struct sockaddr_in *addr, struct diag *d)
+static struct session_config config_of(const struct load *l, uint64_t i)
 {
-	struct options *o = &l->o;
-	struct client *c = &l->clients[i];
-	bool verifying = o->workload == VERIFY;
-	uint64_t total = o->region / o->block_size;
-	struct session_config config = {
-		.addr = (const struct sockaddr *)addr,
-		.addr_len = sizeof(*addr),
+	const struct options *o = &l->o;
+
+	return (struct session_config){
+		.addr = (const struct sockaddr *)&l->addr,
+		.addr_len = sizeof(l->addr),
 		.target = o->target,
 		.initiator = o->initiator,
 		.lun = (uint8_t)o->lun,
@@ -518,16 +557,25 @@ static int open_client(struct load *l, uint64_t i, const struct sockaddr_in *add
 		.block_size = (uint32_t)o->block_size,
 		.header_digest = o->header_digest,
 		.data_digest = o->data_digest,
-		.want_data = verifying,
+		.want_data = o->workload == VERIFY,
 		.echo = o->echo,
 		.arrived = data_arrived,
 		.ended = command_ended,
-		.arg = c,
 	};
+}
+
+static int open_client(struct load *l, uint64_t i, struct diag *d)
+{
+	struct options *o = &l->o;
+	struct client *c = &l->clients[i];
+	uint64_t total = o->region / o->block_size;
+	struct session_config config = config_of(l, i);
 	struct epoll_event ev = {.events = EPOLLIN, .data.ptr = c};
 	int err;
 
+	config.arg = c;
 	c->load = l;
+	c->idle = i >= o->sessions;
 	c->random = (o->seed + i + 1) * 0x9e3779b97f4a7c15u;
 	c->nblocks = total / o->sessions;
 	c->first_block = o->start / o->block_size + c->nblocks * i;
@@ -539,7 +587,7 @@ static int open_client(struct load *l, uint64_t i, const struct sockaddr_in *add
 		queue_push(&c->free_slots, &c->slots[s].link);
 	if (c->nblocks * o->block_size < o->io_size)
 		return diag_set(d, -EINVAL, "--region is too small for one command a session");
-	if (verifying) {
+	if (o->workload == VERIFY && !c->idle) {
 		err = verify_create(&c->verify, c->first_block, c->nblocks, (uint32_t)o->block_size,
 				    (uint32_t)o->io_size, (unsigned)o->queue_depth, c->random);
 		if (err < 0)
@@ -553,28 +601,82 @@ static int open_client(struct load *l, uint64_t i, const struct sockaddr_in *add
 
 static int setup(struct load *l, struct diag *d)
 {
-	struct sockaddr_in addr;
-	int err = parse_portal(l->o.portal, &addr);
+	int err = parse_portal(l->o.portal, &l->addr);
 
 	if (err < 0)
 		return diag_set(d, err, "--portal %s is not ADDR:PORT", l->o.portal);
 	l->epoll = epoll_create1(EPOLL_CLOEXEC);
-	l->clients = calloc(l->o.sessions, sizeof(*l->clients));
+	l->clients = calloc(nclients(l), sizeof(*l->clients));
 	l->payload = malloc(l->o.io_size);
 	if (l->epoll < 0 || l->clients == NULL || l->payload == NULL)
 		return diag_set(d, -ENOMEM, "out of memory");
 	memset(l->payload, 0x5a, l->o.io_size);
-	for (uint64_t i = 0; i < l->o.sessions; i++) {
-		err = open_client(l, i, &addr, d);
+	if (l->o.workload == LOGIN)
+		return 0;
+	for (uint64_t i = 0; i < nclients(l); i++) {
+		err = open_client(l, i, d);
 		if (err < 0)
 			return err;
 	}
 	return 0;
 }
 
+static void sleep_until(uint64_t ns)
+{
+	struct timespec t = {.tv_sec = (time_t)(ns / 1000000000u),
+			     .tv_nsec = (long)(ns % 1000000000u)};
+
+	clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+}
+
+/* Each logs in, sends a first command, and hangs up. */
+static int measure_logins(struct load *l, struct diag *d)
+{
+	struct session_config config = config_of(l, 0);
+	uint64_t t0 = clock_ns(CLOCK_MONOTONIC), server0 = process_cpu_ns(l->o.pid);
+	uint64_t client0 = clock_ns(CLOCK_PROCESS_CPUTIME_ID), began = t0;
+	struct figures f;
+
+	while (began < t0 + l->o.seconds_ms * 1000000) {
+		struct session *s;
+		uint64_t ns;
+		int err = session_open(&s, &config, d);
+
+		if (err < 0)
+			return err;
+		session_close(s);
+		ns = clock_ns(CLOCK_MONOTONIC) - began;
+		l->latency[bucket_of(ns)]++;
+		l->latency_max = max_u64(l->latency_max, ns);
+		l->done++;
+		if (l->o.rate > 0)
+			sleep_until(t0 + l->done * 1000000000u / l->o.rate);
+		began = clock_ns(CLOCK_MONOTONIC);
+	}
+	f = (struct figures){
+		.seconds = (double)(began - t0) / 1e9,
+		.server_cpu = (double)(process_cpu_ns(l->o.pid) - server0) / 1e9,
+		.client_cpu = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - client0) / 1e9,
+		.ops = l->done,
+	};
+	report(l, &f);
+	return 0;
+}
+
+/* Thousands of sessions are more descriptors than a process may have open unasked. */
+static void allow_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 static void teardown(struct load *l)
 {
-	for (uint64_t i = 0; l->clients != NULL && i < l->o.sessions; i++) {
+	for (uint64_t i = 0; l->clients != NULL && i < nclients(l); i++) {
 		session_close(l->clients[i].session);
 		verify_destroy(l->clients[i].verify);
 		free(l->clients[i].slots);
@@ -604,13 +706,14 @@ int main(int argc, char **argv)
 			err < 0 ? diag_text(&d, text, sizeof(text)) : "unexpected argument");
 		return 2;
 	}
+	allow_descriptors();
 	err = setup(&load, &d);
+	if (err == 0 && load.o.workload == LOGIN)
+		err = measure_logins(&load, &d);
 	if (err < 0)
 		fprintf(stderr, "spindle-load: %s\n", diag_text(&d, text, sizeof(text)));
-	if (err == 0)
-		err = measure(&load);
-	if (err == 0 && load.o.workload == VERIFY)
-		err = verify_all(&load);
+	else
+		err = run_workload(&load);
 	teardown(&load);
 	return err < 0 || load.errors > 0 ? 1 : 0;
 }
