@@ -82,16 +82,25 @@ static void complete(struct uring *u, unsigned index, int res)
 	slot.done(slot.owner, slot.io, res);
 }
 
-/* A call into the kernel finishes only so many requests (20 on 6.18), and says if it left some. */
+/* A call into the kernel looks after so many requests (20 on 6.18), and says if it left some. */
+#define RING_PORTION 16
+
+/* It may say so and have none: what it says is set apart from what it has, and stays when the one is
+ * taken before the other is said. */
 static bool kernel_has_more(const struct uring *u)
 {
-	return (IO_URING_READ_ONCE(*u->ring.sq.kflags) & IORING_SQ_TASKRUN) != 0;
+	return u->nfree < RING_SLOTS &&
+	       (IO_URING_READ_ONCE(*u->ring.sq.kflags) & IORING_SQ_TASKRUN) != 0;
 }
 
+/* Asks as often as would do for all that is in flight, for not each request that is looked after ends. */
 static bool next_completion(struct uring *u, struct io_uring_cqe **cqe)
 {
+	unsigned asked = 0;
+
 	while (io_uring_cq_ready(&u->ring) == 0) {
-		if (!kernel_has_more(u) || io_uring_get_events(&u->ring) < 0)
+		if (!kernel_has_more(u) || asked++ == RING_SLOTS / RING_PORTION ||
+		    io_uring_get_events(&u->ring) < 0)
 			return false;
 	}
 	return io_uring_peek_cqe(&u->ring, cqe) == 0;

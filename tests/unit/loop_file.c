@@ -5,8 +5,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -330,6 +334,76 @@ static void what_ends_at_once_is_all_reported(void **state)
 	for (unsigned i = 0; i < m->n; i++)
 		assert_memory_equal(buf + i * 32768, b->shadow + i * 32768, 4096);
 	many_destroy(m);
+	free(buf);
+}
+
+/* What the kernel and the ring of this process share; NULL: there is no ring. */
+static _Atomic unsigned *ring_flags(void)
+{
+	struct io_uring_params params = {.flags = 0};
+	struct io_uring other;
+	unsigned at;
+	void *shared;
+
+	assert_int_equal(io_uring_queue_init_params(8, &other, &params), 0);
+	at = params.sq_off.flags; /* the same for all rings */
+	io_uring_queue_exit(&other);
+	for (int fd = 3; fd < 64; fd++) {
+		char path[32], is[64];
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		n = readlink(path, is, sizeof(is));
+		if (n < 0 || memmem(is, (size_t)n, "io_uring", 8) == NULL)
+			continue;
+		shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			      IORING_OFF_SQ_RING);
+		assert_ptr_not_equal(shared, MAP_FAILED);
+		return (_Atomic unsigned *)(void *)((uint8_t *)shared + at);
+	}
+	return NULL;
+}
+
+static atomic_bool says_so;
+
+/* As soon as there is a ring. */
+static void *say_more(void *arg)
+{
+	_Atomic unsigned *flags = NULL;
+
+	while (atomic_load(&says_so) && (flags = ring_flags()) == NULL)
+		usleep(1);
+	while (atomic_load(&says_so)) {
+		atomic_fetch_or(flags, IORING_SQ_TASKRUN);
+		usleep(1);
+	}
+	if (flags != NULL)
+		munmap((void *)((uintptr_t)flags & ~(uintptr_t)4095), 4096);
+	return NULL;
+}
+
+/* The flag may be set and mean nothing: seen on 6.18, and for ever. */
+static void a_ring_that_only_says_that_there_is_more(void **state)
+{
+	struct bench *b = *state;
+	uint8_t *buf = calloc(1, SIZE);
+	pthread_t thread;
+
+	for (unsigned turn = 0; turn < 5 && b->set->use_uring; turn++) {
+		struct many *m = many_create(b, SIZE / 4096);
+
+		make_cold(b);
+		memset(buf, 0, SIZE);
+		for (unsigned i = 0; i < m->n; i++)
+			set_up(m, i, IO_READ, i * 4096, buf + i * 4096, 4096, 1);
+		atomic_store(&says_so, true);
+		assert_int_equal(pthread_create(&thread, NULL, say_more, NULL), 0);
+		many_run(m);
+		atomic_store(&says_so, false);
+		pthread_join(thread, NULL);
+		assert_memory_equal(buf, b->shadow, SIZE);
+		many_destroy(m);
+	}
 	free(buf);
 }
 
@@ -818,6 +892,7 @@ int main(void)
 		TEST(what_was_written_is_read),
 		TEST(cold_data_are_read),
 		TEST(what_ends_at_once_is_all_reported),
+		TEST(a_ring_that_only_says_that_there_is_more),
 		TEST(a_ring_that_takes_no_more_leaves_nobody_waiting),
 		TEST(a_loop_without_a_ring_reads_all_the_same),
 		TEST(reads_need_no_nowait),
