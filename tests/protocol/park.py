@@ -156,7 +156,7 @@ def for_data_out(w):
 
 def for_sending(w):
     w.victims.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    p = start_read(w.victims, 0, 2048)
+    p = start_read(w.victims, 0, 4000)
     time.sleep(0.1)
     return p
 
