@@ -302,6 +302,7 @@ def under_attack(one):
                 for _ in range(1 if SLOW else ROUNDS):
                     calm = measure(victim, ROUND_S)
                     attack.goes.set()
+                    wait_until(lambda: attack.count.value > 0, 30, "it attacks")
                     attacked = measure(victim, ROUND_S)
                     attack.goes.clear()
                     rounds.append((calm, attacked))
@@ -310,7 +311,6 @@ def under_attack(one):
             attack.ends.set()
         grown = server.rss_bytes() - rss
         assert SLOW or grown < 16 * MIB, f"{one.__name__}: {grown} bytes more"
-        assert attack.count.value > 0, f"{one.__name__}: {attack.count.value} times only"
         lines = server.stderr().count(" login-refused ")
         assert lines <= 12 * (3 + ROUNDS * ROUND_S // 5), f"{lines} lines of refusals in the log"
         victim.close()
