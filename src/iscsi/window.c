@@ -45,7 +45,7 @@ static unsigned affordable(const struct iscsi_session *s, unsigned most)
 	return (unsigned)max_u64(min_u64(n, most), WINDOW_MIN);
 }
 
-/* Counted from the first one on, so that many that log in at once do not find themselves alone. */
+/* Never 0: that is a session which was not counted. */
 static uint64_t epoch_now(const struct iscsi_session *s)
 {
 	return (loop_now_ns(s->home->loop) >> WINDOW_EPOCH_LOG) + 1;
@@ -56,6 +56,7 @@ void window_open(struct iscsi_session *s)
 	const bool unasked = s->params.immediate_data || !s->params.initial_r2t;
 
 	s->slot_cost = SLOT_COST_MIN + (unasked ? LOOP_BUF_MAX : 0);
+	/* From the start, so that many that log in at once do not find themselves alone. */
 	count_busy(s, epoch_now(s));
 	s->window = affordable(s, WINDOW_FIRST);
 }

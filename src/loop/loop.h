@@ -140,7 +140,7 @@ struct loop_buf {
 
 #define LOOP_BUF_MAX (256 * 1024u)
 
-/* On `loop` only, both. NULL: out of memory, or of the budget (LOOP_LAST). Up to LOOP_BUF_MAX bytes. */
+/* On `loop` only, both. NULL: out of memory, or of the budget (LOOP_CONN). Up to LOOP_BUF_MAX bytes. */
 struct loop_buf *loop_buf_get(struct loop *loop, uint32_t len_bytes);
 void loop_buf_put(struct loop_buf *buf); /* NULL is fine */
 /* What the buffer for so many bytes takes. */
