@@ -31,9 +31,9 @@ def case(function):
 
 
 @contextlib.contextmanager
-def hanging(ops="read+write", more=()):
+def hanging(ops="read+write", more=(), size="16M", **server):
     """A server whose first disk hangs from hang() to release()."""
-    server = Spindle(f"fault:rule={ops};hang;while=hung:ram:16M", *more)
+    server = Spindle(f"fault:rule={ops};hang;while=hung:ram:{size}", *more, **server)
     path = os.path.join(server.dir, "hung")
 
     def hang():

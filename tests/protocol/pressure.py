@@ -2,39 +2,21 @@
 """More asked for than there is memory: who waits, who is refused, who does not notice."""
 
 import contextlib
-import os
 import socket
 import struct
 import time
 
 import pdu as P
-from common import Spindle, case, main
+from common import Spindle, case, hanging, main
 from iscsi import ISID, login, pattern, read10, write10
 
 MIB = 1 << 20
-SLOW = "fault:rule={ops};hang;while=hung:ram:64M"
 UNSOLICITED = {"InitialR2T": "No", "FirstBurstLength": 262144, "MaxBurstLength": 262144}
 
 
-@contextlib.contextmanager
-def hanging(ops="read+write", args=()):
-    """One loop with the least memory, whose disk hangs from hang() to release()."""
-    server = Spindle(SLOW.format(ops=ops), args=["--memory", "16M", *args], threads=1)
-    path = os.path.join(server.dir, "hung")
-
-    def hang():
-        with open(path, "w", encoding="ascii"):
-            pass
-
-    def release():
-        if os.path.exists(path):
-            os.unlink(path)
-
-    with server:
-        try:
-            yield server, hang, release
-        finally:
-            release()
+def scarce(ops="read+write", args=()):
+    """One loop with the least memory, and a disk that hangs."""
+    return hanging(ops, size="64M", args=["--memory", "16M", *args], threads=1)
 
 
 def session(server, i=0, **more):
@@ -51,7 +33,7 @@ def busy(s):
 
 @case
 def window_grows_for_small_commands(_):
-    with hanging() as (server, _hang, _release):
+    with scarce() as (server, _hang, _release):
         with session(server) as s:
             first = s.open_slots()
             busy(s)
@@ -61,7 +43,7 @@ def window_grows_for_small_commands(_):
 @case
 def window_stops_for_large_ones(_):
     """It never goes back, which every PDU is checked for, and what it promises is kept."""
-    with hanging("write") as (server, hang, release):
+    with scarce("write") as (server, hang, release):
         with session(server) as s:
             busy(s)
             assert s.open_slots() >= 64, s.open_slots()
@@ -83,7 +65,7 @@ def window_stops_for_large_ones(_):
 def what_was_not_foreseen_is_refused_and_done_again(_):
     """First bursts of 256 KiB by sessions that were granted many slots for small commands: the server takes
     what has room, ends the others with TASK SET FULL, and loses nothing it said GOOD to."""
-    with hanging("write", ["--unsolicited"]) as (server, hang, release):
+    with scarce("write", ["--unsolicited"]) as (server, hang, release):
         sessions = [session(server, i, keys=dict(UNSOLICITED)) for i in range(4)]
         for s in sessions:
             busy(s)
@@ -125,7 +107,7 @@ def ask_for_data(s, lba, nblocks):
 @case
 def one_that_sends_nothing_does_not_stop_others(_):
     """It has asked to write, was given R2Ts as far as its share goes, and sleeps."""
-    with hanging() as (server, _hang, _release):
+    with scarce() as (server, _hang, _release):
         with session(server) as bad, session(server, 1) as good:
             busy(bad)
             for i in range(100):
@@ -144,7 +126,7 @@ def one_that_sends_nothing_does_not_stop_others(_):
 @case
 def abort_of_one_that_waits_for_memory(_):
     """Its data was not asked for yet: the function is answered at once, and those behind it have its turn."""
-    with hanging() as (server, _hang, _release):
+    with scarce() as (server, _hang, _release):
         with session(server) as s:
             busy(s)
             asked = [ask_for_data(s, 512 * i, 512) for i in range(min(100, s.open_slots()))]
@@ -167,7 +149,7 @@ def abort_of_one_that_waits_for_memory(_):
 @case
 def lost_while_it_waits_for_memory(_):
     """All that a session had and waited for is there for the next one."""
-    with hanging() as (server, _hang, _release):
+    with scarce() as (server, _hang, _release):
         for turn in range(6):
             with session(server, turn) as s:
                 busy(s)
@@ -182,7 +164,7 @@ def lost_while_it_waits_for_memory(_):
 
 @case
 def one_that_does_not_read_does_not_stop_others(_):
-    with hanging() as (server, _hang, _release):
+    with scarce() as (server, _hang, _release):
         with session(server) as bad, session(server, 1) as good:
             busy(bad)
             for i in range(min(100, bad.open_slots())):
@@ -211,7 +193,7 @@ def what_repeats_a_block_waits_for_its_memory(_):
             lambda i: bytes([0x2f, 6]) + struct.pack(">IBHB", 8 * i, 0, 8, 0)]
     block = pattern(512, 7)
     for cdb in same:
-        with hanging() as (server, hang, release), session(server) as s:
+        with scarce() as (server, hang, release), session(server) as s:
             busy(s)
             s.write(0, block * 8 * 128)
             for _turn in range(2):
@@ -228,7 +210,7 @@ def what_repeats_a_block_waits_for_its_memory(_):
 def a_little_that_comes_with_much_takes_little(_):
     """8 KiB of immediate data of writes of 256 KiB."""
     data = pattern(256 << 10)
-    with hanging("write") as (server, hang, release), session(server, keys={"FirstBurstLength": 8192}) as s:
+    with scarce("write") as (server, hang, release), session(server, keys={"FirstBurstLength": 8192}) as s:
         busy(s)
         hang()
         run = in_flight(s, lambda i: s.start(write10(512 * (i % 100), 512), write=data), data)
@@ -240,7 +222,7 @@ def a_little_that_comes_with_much_takes_little(_):
 
 @case
 def sessions_that_come_and_go_take_no_slots(_):
-    with hanging() as (server, _hang, _release), session(server) as s:
+    with scarce() as (server, _hang, _release), session(server) as s:
         busy(s)
         before = s.open_slots()
         for _i in range(300):
@@ -284,7 +266,7 @@ def pings_whose_answers_nobody_reads(_):
 @case
 def a_window_that_opens_in_silence_is_told(_):
     """Another session's reset ends all of its commands, and no answer says that there may be more."""
-    with hanging("read") as (server, hang, release), session(server) as s, session(server, 1) as other:
+    with scarce("read") as (server, hang, release), session(server) as s, session(server, 1) as other:
         busy(s)
         hang()
         n = 0
