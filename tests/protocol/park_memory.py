@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The rows of park.py for commands that wait for memory, which hung writes of others hold: to read into,
-to ask for Data-Out, for all that is gathered, and for what the own session has taken. In addition:
+to ask for Data-Out, for all that is gathered, to repeat a block, and for what the own session has taken. In addition:
 
 - memory comes back when the store has answered, and not when whoever holds it is given up;
 - whoever waits then goes on;
@@ -91,6 +91,15 @@ def to_gather(w):
     return p
 
 
+def to_repeat(w):
+    """WRITE SAME: its block is there, and there is no memory to repeat it in."""
+    exhaust(w)
+    cdb = bytes([0x93, 0]) + ELSEWHERE.to_bytes(8, "big") + BLOCKS.to_bytes(4, "big") + bytes(2)
+    p = w.victims.start(cdb, write=NEW[:BLOCK])
+    parked(w.victims)
+    return p
+
+
 def for_its_session(w):
     """There is memory, and the session has taken its share of it."""
     w.hang()
@@ -103,6 +112,7 @@ SCARCE = {
     "read": Park(to_read, ("disk",)),
     "data_out": Park(to_ask_for_data, ("disk",)),
     "gather": Park(to_gather, ("disk",)),
+    "repeat": Park(to_repeat, ("disk",)),
     "share": Park(for_its_session, ("session", "disk")),
 }
 
