@@ -106,7 +106,7 @@ static void add_unit_counters(const struct scsi_lu *lu, uint64_t out[static LU_C
 
 	unit_stats_read(lu->unit, &s);
 	out[COUNT_WRITE_BYTES] = s.op[IO_WRITE].bytes + s.op[IO_ZERO].bytes;
-	out[COUNT_IDLE_NS] = less(now_ns(lu), lu->counts_from_ns + s.busy_ns);
+	out[COUNT_IDLE_NS] = less(s.now_ns, lu->counts_from_ns + s.busy_ns);
 	out[COUNT_WRITE_NS] = s.op[IO_WRITE].total_ns + s.op[IO_ZERO].total_ns;
 	/* What was read to be verified is told there. */
 	out[COUNT_READ_BYTES] = less(s.op[IO_READ].bytes, out[COUNT_VERIFY_BYTES]);

@@ -82,7 +82,7 @@ void unit_stats_read(const struct unit *u, struct unit_stats *out)
 {
 	const uint64_t now = loop_set_clock_ns(u->set);
 
-	*out = (struct unit_stats){.op = {{0}}};
+	*out = (struct unit_stats){.now_ns = now};
 	for (unsigned i = 0; i < u->nloops; i++) {
 		const struct channel *c = &u->channels[i];
 

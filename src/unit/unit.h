@@ -380,6 +380,7 @@ struct unit_stats {
 	/* The time with tasks under way, of the loop that had some the longest. Loops know nothing
 	 * of each other, and this only grows, which their sum would not. */
 	uint64_t busy_ns;
+	uint64_t now_ns; /* of loop_set_clock_ns(), when that was so */
 };
 
 /* The sum over all loops, on any thread. Single counters are exact, their mixture is not a
