@@ -33,16 +33,16 @@ def widen(s):
     s.fail("the window stays narrow")
 
 
-def ask_for_buffers(s, n):
+def ask_for_buffers(s, n, data=BUFFER):
     """The R2Ts of writes that take one each."""
-    asked = [ask_to_write(s, BEHIND, len(BUFFER) // BLOCK) for _ in range(n)]
-    return [(p, s.check(s.recv_for(p.itt), P.R2T, offset=0, length=len(BUFFER))) for p in asked]
+    asked = [ask_to_write(s, BEHIND, len(data) // BLOCK) for _ in range(n)]
+    return [(p, s.check(s.recv_for(p.itt), P.R2T, offset=0, length=len(data))) for p in asked]
 
 
-def hold(s, n):
+def hold(s, n, data=BUFFER):
     """So many buffers, in the store."""
-    for p, r2t in ask_for_buffers(s, n):
-        s.send_burst(p, r2t.ttt, BUFFER, 0, len(BUFFER))
+    for p, r2t in ask_for_buffers(s, n, data):
+        s.send_burst(p, r2t.ttt, data, 0, len(data))
     s.ping()
 
 
@@ -92,9 +92,12 @@ def to_gather(w):
 
 
 def to_repeat(w):
-    """WRITE SAME: its block is there, and there is no memory to repeat it in."""
-    exhaust(w)
-    cdb = bytes([0x93, 0]) + ELSEWHERE.to_bytes(8, "big") + BLOCKS.to_bytes(4, "big") + bytes(2)
+    """WRITE SAME: there is memory for its block, and none to repeat it in."""
+    exhaust(w, SHARES[:-1])
+    last = share(w, SHARES[-1])
+    hold(last, 2, BUFFER[:len(BUFFER) // 4])
+    nblocks = len(BUFFER) // BLOCK
+    cdb = bytes([0x93, 0]) + ELSEWHERE.to_bytes(8, "big") + nblocks.to_bytes(4, "big") + bytes(2)
     p = w.victims.start(cdb, write=NEW[:BLOCK])
     parked(w.victims)
     return p
