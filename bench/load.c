@@ -26,7 +26,7 @@ struct options {
 	const char *portal, *target, *initiator;
 	unsigned workload;
 	uint64_t lun, sessions, idle, queue_depth, block_size, io_size, start, region, flush_every;
-	uint64_t seconds_ms, warmup_ms, ops, rate;
+	uint64_t seconds_ms, warmup_ms, begin_ms, ops, rate;
 	uint64_t pid, seed, isid;
 	bool header_digest, data_digest, echo, json;
 };
@@ -117,6 +117,10 @@ static const struct opt option_table[] = {
 	 .offset = FIELD(warmup_ms),
 	 .def = "500ms",
 	 .help = "run uncounted before that"},
+	{.name = "begin",
+	 .kind = OPT_UINT,
+	 .offset = FIELD(begin_ms),
+	 .help = "when that ends instead, in ms of CLOCK_MONOTONIC: one time for several clients"},
 	{.name = "ops",
 	 .kind = OPT_UINT,
 	 .offset = FIELD(ops),
@@ -481,7 +485,8 @@ static int measure(struct load *l)
 	for (uint64_t i = 0; err == 0 && i < l->o.sessions; i++)
 		err = client_turn(&l->clients[i]);
 	if (err == 0 && l->o.ops == 0)
-		err = run_until(l, l->now_ns + l->o.warmup_ms * 1000000);
+		err = run_until(l, l->o.begin_ms != 0 ? l->o.begin_ms * 1000000
+						      : l->now_ns + l->o.warmup_ms * 1000000);
 	if (err < 0)
 		return err;
 	t0 = clock_ns(CLOCK_MONOTONIC);

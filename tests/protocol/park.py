@@ -244,6 +244,8 @@ def wait_for(w, actor, f, function, park, victim):
         actor.expect_silence(0.2)
         actor.ping()
         w.release()
+    elif park is PARKS["send"]:
+        time.sleep(0.2)  # who reads at once may have all of it before the function has come to its loop
     answer_of(actor, f, victim)
 
 

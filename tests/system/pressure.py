@@ -63,12 +63,15 @@ def peak_bytes(server):
     raise AssertionError("no VmHWM")
 
 
-def load(server, i, workload, io_size, qd, *more, block_size=512):
+def crowd(server, n, workload, io_size, qd, *more, block_size=512):
+    """Clients that measure at the same time: one that began late would have the server to itself in the end."""
     program = os.environ.get("SPINDLE_LOAD") or skip("SPINDLE_LOAD does not name the load client")
+    begin = time.monotonic() + 1 + n * 0.05
     argv = [program, "--portal", server.portal_text(), "--target", server.iqn(), "--workload", workload, "--block-size",
-            str(block_size), "--io-size", str(io_size), "--qd", str(qd), "--isid", str(i), "--start", str(i * REGION), "--region",
-            str(REGION), "--seed", str(i + 1), "--time", f"{SECONDS}s", "--warmup", "1s", "--json", *more]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            str(block_size), "--io-size", str(io_size), "--qd", str(qd), "--region", str(REGION), "--time", f"{SECONDS}s",
+            "--begin", str(int(begin * 1000)), "--json", *more]
+    return [subprocess.Popen([*argv, "--isid", str(i), "--start", str(i * REGION), "--seed", str(i + 1)],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in range(n)]
 
 
 def judge(children, fair=True):
@@ -105,7 +108,7 @@ def under_load(store, args, run):
 
 
 def clients(workload, io_size, qd, *more):
-    return lambda server: judge([load(server, i, workload, io_size, qd, *more) for i in range(CLIENTS)])
+    return lambda server: judge(crowd(server, CLIENTS, workload, io_size, qd, *more))
 
 
 def test_verified_on_a_file():
@@ -135,7 +138,7 @@ def test_reads_by_who_does_not_read():
             for k in range(min(32, (s.maxcmdsn - s.cmdsn + 1) & 0xFFFFFFFF)):
                 s.start(iscsi.read10(2048 * (k % 4), 2048), read=MIB)
             lazy.append(s)
-        judge([load(server, i, "verify", "256K", 16) for i in range(CLIENTS)])
+        judge(crowd(server, CLIENTS, "verify", "256K", 16))
         for s in lazy:
             s.close()
 
@@ -150,7 +153,7 @@ def compare_and_write(s, lba, nblocks, old, new):
 def test_compare_and_write_beside_writers():
     """It gathers all its data before it begins; each of many counts on what the last one left."""
     def run(server):
-        writers = [load(server, i, "write", "256K", 16, block_size=4096) for i in range(CLIENTS // 2)]
+        writers = crowd(server, CLIENTS // 2, "write", "256K", 16, block_size=4096)
         s = iscsi.login(server.portals[0], server.iqn(), isid=iscsi.ISID + 7000)
         s.settle()
         nblocks, lba = 32, (ALL - MIB) // 4096
@@ -177,7 +180,7 @@ def test_memory_comes_back():
         return
     with Spindle("fault:rule=write;delay=50ms:null:1G", args=["--memory", str(MEMORY)], threads=2) as server:
         before = server.rss_bytes()
-        judge([load(server, i, "write", "256K", 16) for i in range(CLIENTS)], fair=False)
+        judge(crowd(server, CLIENTS, "write", "256K", 16), fair=False)
         wait_until(lambda: server.rss_bytes() < before + 16 * MIB, 60, "most of the memory was given back")
 
 
