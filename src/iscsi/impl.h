@@ -21,10 +21,11 @@
 /* ---- Limits and times ---- */
 
 #define WINDOW            128  /* commands of a session that may be under way, at most, */
+#define WINDOW_UNCOUNTED  8    /* before it is at work, */
 #define WINDOW_FIRST      2    /* before it has shown what it does, */
 #define WINDOW_MIN        1    /* and however little memory there is */
 #define SLOT_COST_MIN     4096 /* bytes: a task, and what its answer takes */
-#define WINDOW_EPOCH_LOG  32   /* 2^32 ns, 4 s: who did nothing for so long counts no more */
+#define WINDOW_EPOCH_LOG  32   /* 2^32 ns, 4 s: who was not at work for so long counts no more */
 #define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */
 #define TMF_MAX           8    /* task management functions of a session at a time */
 #define HELD_BYTES_MAX    (512 * KiB)
@@ -290,7 +291,7 @@ struct iscsi_session {
 	/* The command window, window.c. */
 	unsigned window;             /* commands that may be under way */
 	uint32_t slot_cost;          /* bytes that come unasked with one of its commands, of late */
-	uint64_t epoch;              /* it was counted in, as one that does something */
+	uint64_t epoch;              /* it was counted in, as one that is at work; 0: never */
 	unsigned ntasks, nimmediate; /* in the table; ntasks counts all */
 	struct iscsi_task *table[TASK_BUCKETS];
 	struct queue read_wait; /* tasks that start when less waits to be sent */

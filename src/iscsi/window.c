@@ -4,9 +4,11 @@
  *
  * A slot that is granted is a debt: what may come with a command without being asked for, immediate
  * data and unsolicited Data-Out, must be put somewhere, and waiting is no way out. The sessions of
- * a loop that do something share what may be promised (loop_unasked_bytes()), by what each one's
+ * a loop that are at work share what may be promised (loop_unasked_bytes()), by what each one's
  * commands have brought of late: a session of small commands or of reads has all of WINDOW, one that
- * sends first bursts of 256 KiB has what these fit into.
+ * sends first bursts of 256 KiB has what these fit into. Who logs in and looks around, as every
+ * client does and thousands at once after a power cut, takes nothing from those: it has
+ * WINDOW_UNCOUNTED slots.
  *
  * A window grows by doubling with each command, and not while much has come; it shrinks by not moving
  * on, for MaxCmdSN never goes back. So the debts of sessions that slept, or that change their ways,
@@ -22,7 +24,7 @@ static void share_out(struct iscsi_loop *home)
 	home->slot_bytes = loop_unasked_bytes(home->loop) / (nbusy != 0 ? nbusy : 1);
 }
 
-/* It does something, and the loop counts it for a while. */
+/* The loop counts it for a while. */
 static void count_busy(struct iscsi_session *s, uint64_t epoch)
 {
 	struct iscsi_loop *home = s->home;
@@ -56,8 +58,7 @@ void window_open(struct iscsi_session *s)
 	const bool unasked = s->params.immediate_data || !s->params.initial_r2t;
 
 	s->slot_cost = SLOT_COST_MIN + (unasked ? LOOP_BUF_MAX : 0);
-	/* From the start, so that many that log in at once do not find themselves alone. */
-	count_busy(s, epoch_now(s));
+	share_out(s->home);
 	s->window = affordable(s, WINDOW_FIRST);
 }
 
@@ -75,9 +76,14 @@ void window_close(struct iscsi_session *s)
 	share_out(home);
 }
 
+static bool is_at_work(const struct iscsi_session *s, uint32_t bytes)
+{
+	return bytes != 0 || s->ntasks - s->nimmediate > WINDOW_UNCOUNTED / 2;
+}
+
 static void resize(struct iscsi_session *s)
 {
-	const unsigned n = affordable(s, WINDOW);
+	const unsigned n = affordable(s, s->epoch != 0 ? WINDOW : WINDOW_UNCOUNTED);
 
 	if (n <= s->window)
 		s->window = n;
@@ -90,7 +96,7 @@ void window_learn(struct iscsi_session *s, uint32_t bytes)
 	const uint32_t cost = SLOT_COST_MIN + bytes;
 	const uint64_t epoch = epoch_now(s);
 
-	if (epoch != s->epoch)
+	if (epoch != s->epoch && is_at_work(s, bytes))
 		count_busy(s, epoch);
 	/* The usual one: as it was. */
 	if (cost == s->slot_cost && s->window == WINDOW &&

@@ -8,7 +8,7 @@ import time
 
 import pdu as P
 from common import Spindle, case, hanging, main
-from iscsi import ISID, login, pattern, read10, write10
+from iscsi import ISID, login, pattern, read10, test_unit_ready, write10
 
 MIB = 1 << 20
 UNSOLICITED = {"InitialR2T": "No", "FirstBurstLength": 262144, "MaxBurstLength": 262144}
@@ -38,6 +38,22 @@ def window_grows_for_small_commands(_):
             first = s.open_slots()
             busy(s)
             assert s.open_slots() > first or s.open_slots() == 128, (first, s.open_slots())
+
+
+@case
+def who_looks_around_takes_nothing_from_who_works(_):
+    with scarce() as (server, _hang, _release), contextlib.ExitStack() as stack:
+        lookers = [stack.enter_context(session(server, 100 + i)) for i in range(200)]
+        for _ in range(8):
+            for looker in lookers:
+                looker.good(looker.command(test_unit_ready()))
+        assert {looker.open_slots() for looker in lookers} == {8}
+        with session(server) as s:
+            busy(s)
+            assert s.open_slots() == 128, s.open_slots()
+        # They are no lesser ones.
+        busy(lookers[0])
+        assert lookers[0].open_slots() == 128, lookers[0].open_slots()
 
 
 @case
