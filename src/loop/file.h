@@ -48,6 +48,7 @@ struct file_loop {
 
 struct file {
 	int fd;
+	int flush_fd; /* -1: read-only, nothing to flush */
 	struct loop_set *set;
 	unsigned flags;
 	struct file_info info;

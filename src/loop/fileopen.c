@@ -240,6 +240,17 @@ static bool keeps_tags(const struct file *f)
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
+/* -ESTALE: the name means another file by now. */
+static int open_to_flush(struct file *f, const char *path)
+{
+	struct stat a, b;
+
+	f->flush_fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	if (f->flush_fd < 0 || fstat(f->fd, &a) != 0 || fstat(f->flush_fd, &b) != 0)
+		return -errno;
+	return a.st_dev == b.st_dev && a.st_ino == b.st_ino ? 0 : -ESTALE;
+}
+
 static int file_init(struct file *f, const struct file_config *c, struct diag *d)
 {
 	int err;
@@ -250,7 +261,10 @@ static int file_init(struct file *f, const struct file_config *c, struct diag *d
 	err = lock(f, c, d);
 	if (err != 0)
 		return err;
-	err = file_facts(f);
+	if ((c->flags & FILE_READ_ONLY) == 0)
+		err = open_to_flush(f, c->path);
+	if (err == 0)
+		err = file_facts(f);
 	if (err == 0)
 		err = check_size(f, c, d);
 	f->info.keeps_tags = keeps_tags(f);
@@ -269,6 +283,7 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 		return open_failed(-ENOMEM, config, "open", d);
 	f->set = set;
 	f->flags = config->flags;
+	f->flush_fd = -1;
 	err = file_init(f, config, d);
 	if (err != 0) {
 		file_close(f);
@@ -283,6 +298,8 @@ void file_close(struct file *f)
 	if (f == NULL)
 		return;
 	file_loops_fini(f);
+	if (f->flush_fd >= 0)
+		close(f->flush_fd);
 	if (f->fd >= 0)
 		close(f->fd);
 	free(f);

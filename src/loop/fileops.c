@@ -221,9 +221,11 @@ static int op_zero(struct file *f, struct io *io)
 	return is_refused(err) ? zeros_write(f, io) : err;
 }
 
+/* Not by f->fd: the kernel tells each open file description once of a write that failed, and what else
+ * syncs the file at this moment would hear it in place of a flush that ends well then. */
 static int op_flush(struct file *f, struct io *io)
 {
-	return fdatasync(f->fd) == 0 ? 0 : -errno;
+	return fdatasync(f->flush_fd) == 0 ? 0 : -errno;
 }
 
 /* No data from io->off on: a hole, up to the end of the file. What should lie behind it (the file is
