@@ -378,7 +378,7 @@ struct iscsi_loop {
 	uint8_t *rx_buf; /* for bulk receives, while a callback runs */
 	struct queue free_pdus, free_tasks;
 	unsigned nfree_pdus, nfree_tasks;
-	/* Sessions that do something: in this epoch so far, and in the one before. */
+	/* Sessions that are at work: in this epoch so far, and in the one before. */
 	uint64_t epoch;
 	unsigned nbusy, nbusy_before;
 	uint64_t slot_bytes; /* for what may come unasked to each of them */
