@@ -35,6 +35,7 @@ FUNCTIONS = {"abort_task": ABORT_TASK, "abort_task_set": ABORT_TASK_SET, "clear_
              "nexus_reset": NEXUS_RESET, "lun_reset": LUN_RESET, "warm_reset": WARM_RESET,
              "cold_reset": COLD_RESET}
 RESETS = (LUN_RESET, WARM_RESET, COLD_RESET)
+LOOPS = int(os.environ.get("SPINDLE_TEST_THREADS", os.cpu_count()))
 ARGS = ("--size", "16M", "--block-size", "4096")
 ROOM = ("--memory", "4G")  # for windows that stay open, however many sessions there were of late
 
@@ -112,6 +113,7 @@ def at_barrier(w):
 def at_channel(w):
     """Somebody's write hangs, and somebody else wants the write cache off, which drains the disk."""
     mode = w.come(ISID + 2)
+    on_all_loops = [w.come(ISID + 16 + i) for i in range(2 * LOOPS)]
     mode.settle()
     page = bytearray(mode.good(mode.command(bytes([0x1A, 8, 8, 0, 255, 0]), read=255)).data[4:])
     select = bytes([0x15, 0x10, 0, 0, 4 + len(page), 0])
@@ -126,9 +128,10 @@ def at_channel(w):
     page[2] &= ~WCE
     mode.start(select, write=bytes(4) + bytes(page))
     parked(mode)
-    time.sleep(0.3)  # a busy machine may be late to tell the victims' loop
+    # Whichever loop tells the others that the channel is closed has done so, and then they have heard it.
+    for s in 2 * [*on_all_loops, w.victims]:
+        s.ping()
     p = start_write(w.victims, ELSEWHERE, NEW)
-    # Else its loop had not heard yet that the channel is closed, and the write is on the disk by right.
     parked(w.victims)
     assert not w.victims.waiting.get(p.itt), "it did not wait"
     return p
