@@ -47,7 +47,8 @@ def who_looks_around_takes_nothing_from_who_works(_):
         for _ in range(8):
             for looker in lookers:
                 looker.good(looker.command(test_unit_ready()))
-        assert {looker.open_slots() for looker in lookers} == {8}
+        slots = {looker.open_slots() for looker in lookers}
+        assert slots == {8}, slots
         with session(server) as s:
             busy(s)
             assert s.open_slots() == 128, s.open_slots()
