@@ -137,16 +137,26 @@ def cold_reads(bench):
 
 
 def idle_sessions(bench):
-    """When they have just logged in, the server still counts them among those that do something."""
+    """They have just logged in, which the server might take for work."""
     server = Spindle(bench.build)
     load = [*RANDREAD, "--qd", "32"]
-    idle = {"just logged in": "500ms", "logged in for 36 s": "36s"}
-    got = interleaved(bench, {
-        "alone": lambda: bench.fresh(server, "tmpfs", *load),
-        **{since: lambda w=warmup: bench.fresh(server, "tmpfs", *load, "--idle", "2000", "--warmup", w)
-           for since, warmup in idle.items()}})
-    return [Finding(f"4K rand read QD32 1s, tmpfs, beside 2,000 idle sessions, {since}", "iops", got[since], "without",
-                    got["alone"], at_least=0.95) for since in idle]
+    got = interleaved(bench, {"alone": lambda: bench.fresh(server, "tmpfs", *load),
+                              "beside": lambda: bench.fresh(server, "tmpfs", *load, "--idle", "2000")})
+    return [Finding("4K rand read QD32 1s, tmpfs, beside 2,000 idle sessions", "iops", got["beside"], "without",
+                    got["alone"], at_least=0.95)]
+
+
+def direct(bench):
+    """What O_DIRECT costs or gains where the page cache has the whole file."""
+    findings = []
+    for name, load in (("4K rand read QD32", [*RANDREAD, "--qd", "32"]),
+                       ("4K rand write QD32", ["--workload", "randwrite", "--io-size", "4K", "--qd", "32"]),
+                       ("256K seq read QD8", ["--workload", "read", "--io-size", "256K", "--qd", "8"]),
+                       ("256K seq write QD8", ["--workload", "write", "--io-size", "256K", "--qd", "8"])):
+        got = interleaved(bench, {on: lambda on=on, load=load: bench.fresh(Spindle(bench.build, direct=on), "ext4", *load)
+                                  for on in (True, False)})
+        findings.append(Finding(f"{name}, ext4, --direct", "iops", got[True], "without", got[False]))
+    return findings
 
 
 def logins(bench):
@@ -198,6 +208,7 @@ ALL = {
     "digest cost": data_digests,
     "flush": flushed_writes,
     "cold": cold_reads,
+    "direct": direct,
     "idle": idle_sessions,
     "logins": logins,
     "targets": thousand_targets,

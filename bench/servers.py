@@ -52,13 +52,14 @@ class Server:
 
 
 class Spindle(Server):
-    def __init__(self, build, threads=1, cpu=0, uring=True):
+    def __init__(self, build, threads=1, cpu=0, uring=True, direct=False):
         super().__init__("spindle")
+        self.options = ["--direct"] if direct else []
         self.build, self.threads, self.cpu = build, threads, cpu
         self.env = os.environ if uring else {**os.environ, "SPINDLE_NO_URING": "1"}
 
     def start(self, path):
-        return self.run([path or f"ram:{SIZE}"], "--iqn", IQN)
+        return self.run([path or f"ram:{SIZE}"], "--iqn", IQN, *self.options)
 
     def run(self, stores, *options):
         """Until it is ready; the first portal and disk."""

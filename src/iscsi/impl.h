@@ -22,6 +22,7 @@
 
 #define WINDOW            128  /* commands of a session that may be under way, at most, */
 #define WINDOW_UNCOUNTED  8    /* before it is at work, */
+#define WINDOW_LOOKS      64   /* commands without data that are not work yet */
 #define WINDOW_FIRST      2    /* before it has shown what it does, */
 #define WINDOW_MIN        1    /* and however little memory there is */
 #define SLOT_COST_MIN     4096 /* bytes: a task, and what its answer takes */
@@ -292,6 +293,7 @@ struct iscsi_session {
 	unsigned window;             /* commands that may be under way */
 	uint32_t slot_cost;          /* bytes that come unasked with one of its commands, of late */
 	uint64_t epoch;              /* it was counted in, as one that is at work; 0: never */
+	unsigned nlooks;             /* commands without data since then */
 	unsigned ntasks, nimmediate; /* in the table; ntasks counts all */
 	struct iscsi_task *table[TASK_BUCKETS];
 	struct queue read_wait; /* tasks that start when less waits to be sent */

@@ -7,8 +7,8 @@
  * a loop that are at work share what may be promised (loop_unasked_bytes()), by what each one's
  * commands have brought of late: a session of small commands or of reads has all of WINDOW, one that
  * sends first bursts of 256 KiB has what these fit into. Who logs in and looks around, as every
- * client does and thousands at once after a power cut, takes nothing from those: it has
- * WINDOW_UNCOUNTED slots.
+ * client does and thousands at once after a power cut, takes nothing from those: up to
+ * WINDOW_LOOKS commands without data it has WINDOW_UNCOUNTED slots.
  *
  * A window grows by doubling with each command, and not while much has come; it shrinks by not moving
  * on, for MaxCmdSN never goes back. So the debts of sessions that slept, or that change their ways,
@@ -36,6 +36,7 @@ static void count_busy(struct iscsi_session *s, uint64_t epoch)
 	}
 	home->nbusy++;
 	s->epoch = epoch;
+	s->nlooks = 0;
 	share_out(home);
 }
 
@@ -76,9 +77,9 @@ void window_close(struct iscsi_session *s)
 	share_out(home);
 }
 
-static bool is_at_work(const struct iscsi_session *s, uint32_t bytes)
+static bool is_at_work(struct iscsi_session *s, uint32_t bytes)
 {
-	return bytes != 0 || s->ntasks - s->nimmediate > WINDOW_UNCOUNTED / 2;
+	return bytes != 0 || ++s->nlooks > WINDOW_LOOKS;
 }
 
 static void resize(struct iscsi_session *s)
