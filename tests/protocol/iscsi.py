@@ -550,6 +550,15 @@ class Session(Conn):
                 return
         self.fail("not ready")
 
+    def widen(self, slots):
+        """Works until its command window is so wide."""
+        self.settle()
+        for _ in range(100):
+            if self.open_slots() >= slots:
+                return
+            self.good(self.command(test_unit_ready()))
+        self.fail("the window stays narrow")
+
     def read(self, lba, blocks, block=BLOCK):
         r = self.good(self.command(read10(lba, blocks), read=blocks * block))
         if len(r.data) != blocks * block or r.flags & (P.UNDERFLOW | P.OVERFLOW):

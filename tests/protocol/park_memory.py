@@ -9,7 +9,7 @@ to ask for Data-Out, for all that is gathered, to repeat a block, and for what t
 
 import pdu as P
 from common import Spindle, main
-from iscsi import ISID, test_unit_ready, write10
+from iscsi import ISID, write10
 from park import (ARGS, BLOCK, BLOCKS, ELSEWHERE, NEW, OLD, OTHERS, STORE, Park, World, add_case, add_rows,
                   ask_to_write, compare_and_write, parked, start_read)
 from tmf import (ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, COMPLETE, NEXUS_RESET, tmf)
@@ -21,16 +21,6 @@ SHARES = (14, 7, 4, 2, 1)  # of the 28 buffers of least memory: each session get
 
 
 # ---- Who holds it
-
-
-def widen(s):
-    """Its window, until it is no matter."""
-    s.settle()
-    for _ in range(100):
-        if s.open_slots() >= 16:
-            return
-        s.good(s.command(test_unit_ready()))
-    s.fail("the window stays narrow")
 
 
 def ask_for_buffers(s, n, data=BUFFER):
@@ -48,7 +38,7 @@ def hold(s, n, data=BUFFER):
 
 def share(w, n):
     s = w.come(ISID + 16 + n, ImmediateData="No")
-    widen(s)
+    s.widen(16)
     return s
 
 
@@ -106,7 +96,7 @@ def to_repeat(w):
 def for_its_session(w):
     """There is memory, and the session has taken its share of it."""
     w.hang()
-    widen(w.victims)
+    w.victims.widen(16)
     hold(w.victims, SHARES[0])
     return ask_to_write_in_vain(w.victims)
 
@@ -158,7 +148,7 @@ def memory_comes_back_later(w, become):
     swap = 4 * OLD + 4 * NEW
     reader = w.come(ISID + 2)
     for s in (w.victims, w.other, reader):
-        widen(s)
+        s.widen(16)
     w.victims.write(ELSEWHERE, swap[:len(swap) // 2], BLOCK)
     holders = exhaust(w)
     reads = start_read(reader, ELSEWHERE - BLOCKS, BLOCKS)

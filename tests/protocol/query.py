@@ -159,6 +159,7 @@ def commands_ahead_of_their_turn(server):
 def reads_that_wait_to_be_started(server):
     """More waits to be sent than the socket takes."""
     with session(server) as s:
+        s.widen(16)
         s.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         reads = [s.scsi_pdu(read10(0, 2048), 1 << 20, read=True) for _ in range(16)]
         for p in reads:

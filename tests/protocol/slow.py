@@ -42,6 +42,7 @@ def pings_while_the_disk_hangs(_):
 def other_disks_run_on(_):
     with hanging(more=("ram:8M",)) as (server, hang, release):
         with session(server) as s, session(server, 1) as other:
+            s.widen(64)
             hang()
             waiting = [s.start(read10(i, 8), read=4096) for i in range(64)]
             for i in range(30):
