@@ -22,10 +22,11 @@
 
 #define WINDOW            128  /* commands of a session that may be under way, at most, */
 #define WINDOW_UNCOUNTED  8    /* before it is at work, */
-#define WINDOW_LOOKS      64   /* commands without data that are not work yet */
 #define WINDOW_FIRST      2    /* before it has shown what it does, */
 #define WINDOW_MIN        1    /* and however little memory there is */
 #define SLOT_COST_MIN     4096 /* bytes: a task, and what its answer takes */
+#define WINDOW_LOOKS      64   /* more commands in an epoch are work, */
+#define WINDOW_WORK_BYTES 512  /* and so is one with as much unasked data */
 #define WINDOW_EPOCH_LOG  32   /* 2^32 ns, 4 s: who was not at work for so long counts no more */
 #define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */
 #define TMF_MAX           8    /* task management functions of a session at a time */
@@ -293,7 +294,8 @@ struct iscsi_session {
 	unsigned window;             /* commands that may be under way */
 	uint32_t slot_cost;          /* bytes that come unasked with one of its commands, of late */
 	uint64_t epoch;              /* it was counted in, as one that is at work; 0: never */
-	unsigned nlooks;             /* commands without data since then */
+	uint64_t looked_in;          /* another epoch: nlooks is old */
+	unsigned nlooks;             /* commands in it, before it was counted */
 	unsigned ntasks, nimmediate; /* in the table; ntasks counts all */
 	struct iscsi_task *table[TASK_BUCKETS];
 	struct queue read_wait; /* tasks that start when less waits to be sent */

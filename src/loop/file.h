@@ -48,7 +48,6 @@ struct file_loop {
 
 struct file {
 	int fd;
-	int flush_fd; /* -1: read-only, nothing to flush */
 	struct loop_set *set;
 	unsigned flags;
 	struct file_info info;
@@ -57,6 +56,8 @@ struct file {
 	atomic_bool refused;   /* a write was refused as if it were read-only */
 	bool removable;        /* its medium can be exchanged */
 	char fingerprint[320]; /* when it was opened; empty: it has none */
+	pthread_mutex_t sync_lock;
+	bool sync_failed; /* under the lock */
 	struct work_lane *lane;
 	struct file_loop *loops; /* one a loop */
 };
@@ -73,8 +74,9 @@ void file_run_batch(struct file *f, struct queue *ios);
 int file_facts(struct file *f);
 /* Of the VPD page Block Device Characteristics (SBC-3 6.6.4), which Linux keeps of SCSI disks. */
 void file_parse_shape(struct file_info *info, const uint8_t *page, size_t len);
-/* -EIO: it failed. */
-int file_sync(struct file *f);
+/* fsync or fdatasync, one at a time and none after one that failed: it may be any earlier write that
+ * failed, and the kernel tells that once and forgets. 0 or -errno. Blocking, any thread. */
+int file_sync(struct file *f, int (*sync)(int fd));
 /* An I/O ended so: what that says of the file is kept for file_probe(). Any thread. */
 void file_note_error(struct file *f, int err);
 

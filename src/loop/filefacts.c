@@ -261,12 +261,6 @@ int file_fingerprint(struct file *f, char *buf, size_t cap)
 
 /* ---- Its size -------------------------------------------------------------------------------- */
 
-/* Its failure may be that of any earlier write, which the kernel tells once for each open file. */
-int file_sync(struct file *f)
-{
-	return fsync(f->fd) == 0 ? 0 : -EIO;
-}
-
 static int size_now(const struct file *f, uint64_t *out)
 {
 	struct stat st;
@@ -286,7 +280,7 @@ static int extend(struct file *f, uint64_t size)
 	if (ftruncate(f->fd, (off_t)size) != 0)
 		return -errno;
 	f->info.size = size;
-	return file_sync(f);
+	return file_sync(f, fsync) == 0 ? 0 : -EIO;
 }
 
 int file_resize(struct file *f, uint64_t size)

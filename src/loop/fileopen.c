@@ -227,7 +227,7 @@ int file_tag_set(struct file *f, const char *tag, const void *buf, size_t len)
 		return -EINVAL;
 	if (fsetxattr(f->fd, name, buf, len, 0) != 0)
 		return tag_errno(f);
-	return file_sync(f);
+	return file_sync(f, fsync) == 0 ? 0 : -EIO;
 }
 
 /* Found out by looking only: a file system that has such values says so when one is missing. */
@@ -240,17 +240,6 @@ static bool keeps_tags(const struct file *f)
 
 /* ---- Open and close -------------------------------------------------------------------------- */
 
-/* -ESTALE: the name means another file by now. */
-static int open_to_flush(struct file *f, const char *path)
-{
-	struct stat a, b;
-
-	f->flush_fd = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-	if (f->flush_fd < 0 || fstat(f->fd, &a) != 0 || fstat(f->flush_fd, &b) != 0)
-		return -errno;
-	return a.st_dev == b.st_dev && a.st_ino == b.st_ino ? 0 : -ESTALE;
-}
-
 static int file_init(struct file *f, const struct file_config *c, struct diag *d)
 {
 	int err;
@@ -261,10 +250,7 @@ static int file_init(struct file *f, const struct file_config *c, struct diag *d
 	err = lock(f, c, d);
 	if (err != 0)
 		return err;
-	if ((c->flags & FILE_READ_ONLY) == 0)
-		err = open_to_flush(f, c->path);
-	if (err == 0)
-		err = file_facts(f);
+	err = file_facts(f);
 	if (err == 0)
 		err = check_size(f, c, d);
 	f->info.keeps_tags = keeps_tags(f);
@@ -283,7 +269,7 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 		return open_failed(-ENOMEM, config, "open", d);
 	f->set = set;
 	f->flags = config->flags;
-	f->flush_fd = -1;
+	pthread_mutex_init(&f->sync_lock, NULL);
 	err = file_init(f, config, d);
 	if (err != 0) {
 		file_close(f);
@@ -298,10 +284,9 @@ void file_close(struct file *f)
 	if (f == NULL)
 		return;
 	file_loops_fini(f);
-	if (f->flush_fd >= 0)
-		close(f->flush_fd);
 	if (f->fd >= 0)
 		close(f->fd);
+	pthread_mutex_destroy(&f->sync_lock);
 	free(f);
 }
 

@@ -221,11 +221,21 @@ static int op_zero(struct file *f, struct io *io)
 	return is_refused(err) ? zeros_write(f, io) : err;
 }
 
-/* Not by f->fd: the kernel tells each open file description once of a write that failed, and what else
- * syncs the file at this moment would hear it in place of a flush that ends well then. */
+int file_sync(struct file *f, int (*sync)(int fd))
+{
+	int err = -EIO;
+
+	pthread_mutex_lock(&f->sync_lock);
+	if (!f->sync_failed)
+		err = sync(f->fd) == 0 ? 0 : -errno;
+	f->sync_failed = err != 0;
+	pthread_mutex_unlock(&f->sync_lock);
+	return err;
+}
+
 static int op_flush(struct file *f, struct io *io)
 {
-	return fdatasync(f->flush_fd) == 0 ? 0 : -errno;
+	return file_sync(f, fdatasync);
 }
 
 /* No data from io->off on: a hole, up to the end of the file. What should lie behind it (the file is

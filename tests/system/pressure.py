@@ -66,7 +66,7 @@ def peak_bytes(server):
 def crowd(server, n, workload, io_size, qd, *more, block_size=512):
     """Clients that measure at the same time: one that began late would have the server to itself in the end."""
     program = os.environ.get("SPINDLE_LOAD") or skip("SPINDLE_LOAD does not name the load client")
-    begin = time.monotonic() + 1 + n * 0.05
+    begin = time.monotonic() + 2 + n * 0.05
     argv = [program, "--portal", server.portal_text(), "--target", server.iqn(), "--workload", workload, "--block-size",
             str(block_size), "--io-size", str(io_size), "--qd", str(qd), "--region", str(REGION), "--time", f"{SECONDS}s",
             "--begin", str(int(begin * 1000)), "--json", *more]

@@ -351,6 +351,14 @@ static void test_window_size(void **state)
 	assert_int_equal(all[1].window, 2 * WINDOW_UNCOUNTED);
 	learn(s, LOOP_BUF_MAX, 1);
 	assert_int_equal(s->window, 1);
+	/* until they have been idle for a while */
+	home->epoch -= 2;
+	learn(s, LOOP_BUF_MAX, 5);
+	assert_int_equal(s->window, 9);
+	for (unsigned i = 1; i < 5; i++)
+		learn(&all[i], WINDOW_WORK_BYTES, 1);
+	learn(s, LOOP_BUF_MAX, 1);
+	assert_int_equal(s->window, 1);
 	learn(s, 16384, 100);
 	assert_int_equal(s->window, 25);
 	/* who goes leaves its part to the others */

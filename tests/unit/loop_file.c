@@ -768,6 +768,55 @@ static void extents_tell_data_from_holes(void **state)
 	assert_int_equal(e.len_bytes, SIZE - MiB - 256 * KiB);
 }
 
+static int sync_that_fails(int fd)
+{
+	errno = ENOSPC;
+	return -1;
+}
+
+/* The next fsync of the kernel would end well. */
+static void a_failed_sync_fails_all_that_follow(void **state)
+{
+	struct bench *b = *state;
+
+	assert_int_equal(file_sync(b->file, fsync), 0);
+	assert_int_equal(file_sync(b->file, sync_that_fails), -ENOSPC);
+	assert_int_equal(file_sync(b->file, fsync), -EIO);
+	if (!b->file->info.in_memory)
+		assert_int_equal(do_io(b, IO_FLUSH, 0, 0, NULL, 0, 1), -EIO);
+	assert_int_equal(file_resize(b->file, 2 * SIZE), -EIO);
+}
+
+static atomic_int syncing;
+
+static int sync_alone(int fd)
+{
+	int before = atomic_fetch_add(&syncing, 1);
+
+	sched_yield();
+	atomic_fetch_sub(&syncing, 1);
+	errno = EBUSY;
+	return before == 0 ? 0 : -1;
+}
+
+static void *sync_often(void *file)
+{
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(file_sync(file, sync_alone), 0);
+	return NULL;
+}
+
+/* Or one that ends well could be answered before the failure of another is known. */
+static void syncs_do_not_overlap(void **state)
+{
+	struct bench *b = *state;
+	pthread_t other;
+
+	assert_int_equal(pthread_create(&other, NULL, sync_often, b->file), 0);
+	sync_often(b->file);
+	pthread_join(other, NULL);
+}
+
 static void a_read_only_file_stays_as_it_is(void **state)
 {
 	struct bench *b = *state;
@@ -906,6 +955,8 @@ int main(void)
 		TEST(discarded_ranges_read_zeros),
 		TEST(zeroed_ranges_read_zeros),
 		TEST(extents_tell_data_from_holes),
+		TEST(a_failed_sync_fails_all_that_follow),
+		TEST(syncs_do_not_overlap),
 		TEST(a_read_only_file_stays_as_it_is),
 		TEST(all_loops_use_one_file),
 	};

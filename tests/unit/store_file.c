@@ -27,27 +27,6 @@ static int watched_resize(struct file *f, uint64_t size);
 static struct rig rig;
 static char dir[64];
 
-/* ---- Who syncs by which descriptor ---- */
-
-static atomic_int synced_by, flushed_by;
-
-int __real_fsync(int fd);
-int __real_fdatasync(int fd);
-int __wrap_fsync(int fd);
-int __wrap_fdatasync(int fd);
-
-int __wrap_fsync(int fd)
-{
-	synced_by = fd;
-	return __real_fsync(fd);
-}
-
-int __wrap_fdatasync(int fd)
-{
-	flushed_by = fd;
-	return __real_fdatasync(fd);
-}
-
 /* ---- Watching flushes ---- */
 
 static atomic_uint nflushes;
@@ -451,19 +430,6 @@ static void failed_sync_of_a_size_is_latched(void **state)
 	close_disk(s);
 }
 
-/* The kernel tells each open file description of a failure, once: what it has told the sync of a new
- * size, a flush that is under way must hear as well. The offset tells two descriptions apart. */
-static void flush_hears_for_itself(void **state)
-{
-	struct store *s = open_disk("", 64 * KiB, false);
-
-	assert_int_equal(s->type->resize(s, 128 * KiB), 0);
-	assert_int_equal(rig_io(&rig, s, 1, IO_FLUSH, 0, 0, 0, NULL), 0);
-	assert_int_equal(lseek(flushed_by, 1, SEEK_SET), 1);
-	assert_int_equal(lseek(synced_by, 0, SEEK_CUR), 0);
-	close_disk(s);
-}
-
 /* Many FUA writes at once need fewer flushes than they are. */
 static void fua_writes_commit_together(void **state)
 {
@@ -509,7 +475,6 @@ int main(void)
 		TEST(failed_fua_is_latched),
 		TEST(failed_sync_of_a_tag_is_latched),
 		TEST(failed_sync_of_a_size_is_latched),
-		TEST(flush_hears_for_itself),
 		TEST(fua_writes_commit_together),
 	};
 
