@@ -353,6 +353,8 @@ static void test_window_size(void **state)
 	assert_int_equal(s->window, 1);
 	/* until they have been idle for a while */
 	home->epoch -= 2;
+	for (unsigned i = 0; i < 5; i++)
+		all[i].epoch -= 2;
 	learn(s, LOOP_BUF_MAX, 5);
 	assert_int_equal(s->window, 9);
 	for (unsigned i = 1; i < 5; i++)
