@@ -232,6 +232,7 @@ def unsolicited_data_of_an_aborted_task(server):
 def answers_come_before_the_function(server):
     """What was answered before, in order; nothing of the task behind it."""
     with session(server) as s:
+        s.widen(16)  # else it closes, and a NOP-In says when it opens again
         for _ in range(10):
             reads = [s.scsi_pdu(read10(0, 512), 512 * 512, read=True) for _ in range(8)]
             for p in reads:
