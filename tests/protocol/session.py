@@ -34,6 +34,7 @@ def logout_closes_the_connection(server):
 def logout_behind_data_that_is_read_late(server):
     """What was queued before it, and the response, have their time, however old the session is."""
     with session(server) as s:
+        s.widen(16)
         s.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         time.sleep(9)
         for _ in range(16):
