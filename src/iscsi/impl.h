@@ -21,13 +21,10 @@
 /* ---- Limits and times ---- */
 
 #define WINDOW            128  /* commands of a session that may be under way, at most, */
-#define WINDOW_UNCOUNTED  8    /* before it is at work, */
 #define WINDOW_FIRST      2    /* before it has shown what it does, */
 #define WINDOW_MIN        1    /* and however little memory there is */
 #define SLOT_COST_MIN     4096 /* bytes: a task, and what its answer takes */
-#define WINDOW_LOOKS      64   /* more commands in an epoch are work, */
-#define WINDOW_WORK_BYTES 512  /* and so is one with as much unasked data */
-#define WINDOW_EPOCH_LOG  32   /* 2^32 ns, 4 s: who was not at work for so long counts no more */
+#define WINDOW_EPOCH_LOG  32   /* 2^32 ns, 4 s: who did nothing for so long counts no more */
 #define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */
 #define TMF_MAX           8    /* task management functions of a session at a time */
 #define HELD_BYTES_MAX    (512 * KiB)
@@ -293,9 +290,7 @@ struct iscsi_session {
 	/* The command window, window.c. */
 	unsigned window;             /* commands that may be under way */
 	uint32_t slot_cost;          /* bytes that come unasked with one of its commands, of late */
-	uint64_t epoch;              /* it was counted in, as one that is at work; 0: never */
-	uint64_t looked_in;          /* another epoch: nlooks is old */
-	unsigned nlooks;             /* commands in it, before it was counted */
+	uint64_t epoch;              /* it was counted in, as one that does something */
 	unsigned ntasks, nimmediate; /* in the table; ntasks counts all */
 	struct iscsi_task *table[TASK_BUCKETS];
 	struct queue read_wait; /* tasks that start when less waits to be sent */
@@ -382,7 +377,7 @@ struct iscsi_loop {
 	uint8_t *rx_buf; /* for bulk receives, while a callback runs */
 	struct queue free_pdus, free_tasks;
 	unsigned nfree_pdus, nfree_tasks;
-	/* Sessions that are at work: in this epoch so far, and in the one before. */
+	/* Sessions that do something: in this epoch so far, and in the one before. */
 	uint64_t epoch;
 	unsigned nbusy, nbusy_before;
 	uint64_t slot_bytes; /* for what may come unasked to each of them */

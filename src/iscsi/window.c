@@ -4,11 +4,9 @@
  *
  * A slot that is granted is a debt: what may come with a command without being asked for, immediate
  * data and unsolicited Data-Out, must be put somewhere, and waiting is no way out. The sessions of
- * a loop that are at work share what may be promised (loop_unasked_bytes()), by what each one's
+ * a loop that do something share what may be promised (loop_unasked_bytes()), by what each one's
  * commands have brought of late: a session of small commands or of reads has all of WINDOW, one that
- * sends first bursts of 256 KiB has what these fit into. Who logs in and looks around, as every
- * client does and thousands at once after a power cut, takes nothing from those: it has
- * WINDOW_UNCOUNTED slots until it sends data or more than WINDOW_LOOKS commands in an epoch.
+ * sends first bursts of 256 KiB has what these fit into.
  *
  * A window grows by doubling with each command, and not while much has come; it shrinks by not moving
  * on, for MaxCmdSN never goes back. So the debts of sessions that slept, or that change their ways,
@@ -24,22 +22,19 @@ static void share_out(struct iscsi_loop *home)
 	home->slot_bytes = loop_unasked_bytes(home->loop) / (nbusy != 0 ? nbusy : 1);
 }
 
-/* What was counted before the last epoch counts no more. */
-static void turn_over(struct iscsi_loop *home, uint64_t epoch)
+/* It does something, and the loop counts it for a while. */
+static void count_busy(struct iscsi_session *s, uint64_t epoch)
 {
-	if (home->epoch == epoch)
-		return;
-	home->nbusy_before = home->epoch + 1 == epoch ? home->nbusy : 0;
-	home->nbusy = 0;
-	home->epoch = epoch;
-	share_out(home);
-}
+	struct iscsi_loop *home = s->home;
 
-static void count_busy(struct iscsi_session *s)
-{
-	s->home->nbusy++;
-	s->epoch = s->home->epoch;
-	share_out(s->home);
+	if (home->epoch != epoch) {
+		home->nbusy_before = home->epoch + 1 == epoch ? home->nbusy : 0;
+		home->nbusy = 0;
+		home->epoch = epoch;
+	}
+	home->nbusy++;
+	s->epoch = epoch;
+	share_out(home);
 }
 
 /* What a session's part of the budget is good for. */
@@ -61,7 +56,8 @@ void window_open(struct iscsi_session *s)
 	const bool unasked = s->params.immediate_data || !s->params.initial_r2t;
 
 	s->slot_cost = SLOT_COST_MIN + (unasked ? LOOP_BUF_MAX : 0);
-	turn_over(s->home, epoch_now(s));
+	/* From the start, so that many that log in at once do not find themselves alone. */
+	count_busy(s, epoch_now(s));
 	s->window = affordable(s, WINDOW_FIRST);
 }
 
@@ -79,22 +75,9 @@ void window_close(struct iscsi_session *s)
 	share_out(home);
 }
 
-/* The commands of this epoch, until it is counted; or what comes unasked is more than a parameter list. */
-static void look_for_work(struct iscsi_session *s, uint32_t bytes)
-{
-	const uint64_t epoch = s->home->epoch;
-
-	if (s->epoch == epoch)
-		return;
-	s->nlooks = s->looked_in == epoch ? s->nlooks + 1 : 1;
-	s->looked_in = epoch;
-	if (bytes >= WINDOW_WORK_BYTES || s->nlooks > WINDOW_LOOKS)
-		count_busy(s);
-}
-
 static void resize(struct iscsi_session *s)
 {
-	const unsigned n = affordable(s, s->epoch != 0 ? WINDOW : WINDOW_UNCOUNTED);
+	const unsigned n = affordable(s, WINDOW);
 
 	if (n <= s->window)
 		s->window = n;
@@ -105,9 +88,10 @@ static void resize(struct iscsi_session *s)
 void window_learn(struct iscsi_session *s, uint32_t bytes)
 {
 	const uint32_t cost = SLOT_COST_MIN + bytes;
+	const uint64_t epoch = epoch_now(s);
 
-	turn_over(s->home, epoch_now(s));
-	look_for_work(s, bytes);
+	if (epoch != s->epoch)
+		count_busy(s, epoch);
 	/* The usual one: as it was. */
 	if (cost == s->slot_cost && s->window == WINDOW &&
 	    WINDOW * (uint64_t)cost <= s->home->slot_bytes)

@@ -8,7 +8,7 @@ import time
 
 import pdu as P
 from common import Spindle, case, hanging, main
-from iscsi import ISID, login, pattern, read10, test_unit_ready, write10
+from iscsi import ISID, login, pattern, read10, write10
 
 MIB = 1 << 20
 UNSOLICITED = {"InitialR2T": "No", "FirstBurstLength": 262144, "MaxBurstLength": 262144}
@@ -38,23 +38,6 @@ def window_grows_for_small_commands(_):
             first = s.open_slots()
             busy(s)
             assert s.open_slots() > first or s.open_slots() == 128, (first, s.open_slots())
-
-
-@case
-def who_looks_around_takes_nothing_from_who_works(_):
-    with scarce() as (server, _hang, _release), contextlib.ExitStack() as stack:
-        lookers = [stack.enter_context(session(server, 100 + i)) for i in range(200)]
-        with session(server) as s:
-            for _ in range(8):
-                for looker in lookers:
-                    looker.good(looker.command(test_unit_ready()))
-                s.write(0, pattern(4096))
-            slots = {looker.open_slots() for looker in lookers}
-            assert slots == {8}, slots
-            busy(s)
-            assert s.open_slots() == 128, s.open_slots()
-        # They are no lesser ones, once they work: many commands are work, one at a time and without data as well.
-        lookers[0].widen(128)
 
 
 @case
@@ -243,8 +226,7 @@ def sessions_that_come_and_go_take_no_slots(_):
         busy(s)
         before = s.open_slots()
         for _i in range(300):
-            with session(server, 1) as guest:
-                guest.write(0, pattern(512))
+            login(server.portals[0], server.iqn(), isid=ISID + 1).close()
         for i in range(200):
             s.read(8 * i, 8)
         assert s.open_slots() >= before / 2, (before, s.open_slots())
