@@ -553,7 +553,7 @@ class Session(Conn):
     def widen(self, slots):
         """Works until its command window is so wide."""
         self.settle()
-        for _ in range(200):  # what counts is how many come in a while
+        for _ in range(100):
             if self.open_slots() >= slots:
                 return
             self.good(self.command(test_unit_ready()))
