@@ -83,9 +83,13 @@ void conn_resume(struct iscsi_conn *c)
 
 static bool stands_still(const struct iscsi_conn *c, uint64_t now)
 {
-	if (c->nwaiting != 0 && now - c->data_out_ns > STALL_TIMEOUT_NS)
+	struct loop *loop = c->home->loop;
+	const bool wanted = loop_is_stuck(loop) || loop_is_short(loop, LOOP_EARLY);
+	const uint64_t most_ns = wanted ? STALL_SHORT_NS : STALL_TIMEOUT_NS;
+
+	if (c->nwaiting != 0 && now - c->data_out_ns > most_ns)
 		return true;
-	return c->tx.nwire != 0 && now - c->tx.progress_ns > STALL_TIMEOUT_NS;
+	return c->tx.nwire != 0 && now - c->tx.progress_ns > most_ns;
 }
 
 /* Who reads slowly gets the ping late, behind what was on the wire before. */
@@ -227,7 +231,7 @@ void conn_close_when_sent(struct iscsi_conn *c, const char *why)
 	c->phase = CONN_LOGOUT;
 	c->close_why = why;
 	c->tx.close_when_sent = true;
-	(void)loop_timer_start(&c->timer, TICK_NS); /* it runs, so it only moves */
+	(void)loop_timer_start(&c->timer, CLOSE_TIMEOUT_NS); /* it runs, so it only moves */
 	tx_schedule(c);
 }
 

@@ -45,10 +45,12 @@
 #define TX_SMALL          4096       /* an echo of so much is never refused for its client's sake */
 #define TOMBSTONE_NS      (2 * UINT64_C(1000000000)) /* a reset waits so long for Data-Out */
 #define LOGIN_TIMEOUT_NS  (15 * UINT64_C(1000000000))
-#define TICK_NS           (10 * UINT64_C(1000000000))
+#define TICK_NS           (2 * UINT64_C(1000000000))
+#define CLOSE_TIMEOUT_NS  (10 * UINT64_C(1000000000))
 #define IDLE_PING_NS      (60 * UINT64_C(1000000000))
 #define PING_TIMEOUT_NS   (30 * UINT64_C(1000000000))
-#define STALL_TIMEOUT_NS  (30 * UINT64_C(1000000000)) /* Data-Out, or our output, stands still */
+#define STALL_TIMEOUT_NS  (30 * UINT64_C(1000000000)) /* Data-Out, or our output, stands still; */
+#define STALL_SHORT_NS    (4 * UINT64_C(1000000000))  /* the same, while others lack its memory */
 #define LINGER_NS         (UINT64_C(1000000000) / 2)
 #define PORTAL_GROUP      1
 #define MAX_CONNECTIONS   4096
@@ -645,7 +647,7 @@ void conn_lose(struct iscsi_conn *c, const char *why);
 /* From anywhere on its loop: it ends at the end of the turn. */
 void conn_doom(struct iscsi_conn *c, const char *why);
 void conn_free(struct iscsi_conn *c);
-/* Nothing more is read; it ends when all is sent, and at the latest after TICK_NS. */
+/* Nothing more is read; it ends when all is sent, and at the latest after CLOSE_TIMEOUT_NS. */
 void conn_close_when_sent(struct iscsi_conn *c, const char *why);
 /* All is sent: the initiator has LINGER_NS to read it and to close. What it still sends is thrown away, for
  * unread it would have TCP reset the connection, and our last answers with it. */

@@ -462,7 +462,7 @@ void session_logout(struct iscsi_session *s, struct pdu_out *response)
 		return;
 	}
 	c->phase = CONN_LOGOUT;
-	(void)loop_timer_start(&c->timer, TICK_NS); /* it runs, so it only moves */
+	(void)loop_timer_start(&c->timer, CLOSE_TIMEOUT_NS); /* it runs, so it only moves */
 	s->farewell = response;
 	s->state = SESSION_CLOSING;
 	tmf_abandon(s);

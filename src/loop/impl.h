@@ -23,7 +23,8 @@ struct loop_bufs {
 	uint64_t ceilings[LOOP_NEEDS]; /* for `used` */
 	struct list urgent;            /* those that wait with LOOP_URGENT */
 	struct list waiting;           /* shares with somebody who waits, the next one first */
-	bool starved;                  /* the first of them lacks what others have: it is next */
+	uint64_t starved_ns;           /* since when the first of them lacks what others have, and is
+				        * next; 0: it does not */
 	bool serving;                  /* `serve` is on its way */
 	struct loop_msg serve;
 };

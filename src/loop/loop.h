@@ -159,10 +159,11 @@ uint32_t loop_buf_size(uint32_t len_bytes);
  *
  * Charges are not refused, so who is charged sees to it that they have an end.
  *
- * A share is what one client has. It may hold of each kind as much as it leaves free: one alone
- * half of a kind, k greedy or hung ones together leave a part of k + 1. A share without any
- * gets a buffer as long as there is one. Those that wait are served in order within a share, and one
- * after another among shares. All on the share's loop.
+ * A share is what one client has. Of what comes early it may hold as much as it leaves free, one
+ * alone half. Of segments half is for those that have less than LOOP_BUF_MAX, who get a buffer as
+ * long as there is one; of the other half a share may hold as much as it leaves free, one alone a
+ * quarter of all. Those that wait are served in order within a share, and one after another among
+ * shares. All on the share's loop.
  */
 enum loop_need { LOOP_SEGMENT, LOOP_EARLY, LOOP_CONN, LOOP_URGENT, LOOP_NEEDS };
 
@@ -202,6 +203,10 @@ void loop_charge(struct loop *loop, enum loop_need need, size_t bytes);
 void loop_uncharge(struct loop *loop, enum loop_need need, size_t bytes);
 /* Half is taken: what can be refused or put off should be. */
 bool loop_is_short(struct loop *loop, enum loop_need need);
+/* Somebody has waited for a LOOP_SEGMENT for LOOP_STUCK_NS, and nobody got one in that time: there
+ * are those that give nothing back. */
+bool loop_is_stuck(struct loop *loop);
+#define LOOP_STUCK_NS UINT64_C(1000000000)
 /* What may be promised to all clients together for what comes unasked: half of LOOP_EARLY, which is
  * also the most that one alone can have. */
 uint64_t loop_unasked_bytes(struct loop *loop);

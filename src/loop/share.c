@@ -7,7 +7,7 @@
  *                      -> its share's turn, and it fits -> granted
  *
  * A share that has its part already is passed over; one that lacks what others hold keeps its turn
- * (`starved`), and until it was served nobody else takes, so that many small wishes cannot starve a
+ * (`starved_ns`), and until it was served nobody else takes, so that many small wishes cannot starve a
  * large one.
  */
 #include "loop/impl.h"
@@ -23,13 +23,19 @@ bool loop_bufs_fit(const struct loop_bufs *bufs, enum loop_need need, uint64_t s
 	return bufs->used[need] + size <= bufs->ceilings[need];
 }
 
-/* It leaves at least as much free as it holds. */
+/* Who has little may take whatever there is. Others leave free as much as they hold, and of segments
+ * half: however many come one after another and give nothing back, they have small pieces of it. */
 static bool is_fair(const struct loop_share *share, enum loop_need need, uint64_t size)
 {
+	static const struct {
+		uint32_t little;
+		unsigned left_parts;
+	} rules[] = {[LOOP_SEGMENT] = {LOOP_BUF_MAX, 2}, [LOOP_EARLY] = {1, 1}};
 	const struct loop_bufs *bufs = share->bufs;
+	const uint64_t held = share->held[need];
 
-	return share->held[need] == 0 ||
-	       share->held[need] + size + bufs->used[need] <= bufs->ceilings[need];
+	return held < rules[need].little ||
+	       held + size + bufs->used[need] <= bufs->ceilings[need] / rules[need].left_parts;
 }
 
 /* ---- Lending ---- */
@@ -68,7 +74,7 @@ static bool may_take(const struct loop_share *share, const struct loop_wait *w)
 
 	if (w->need == LOOP_URGENT)
 		return list_empty(&bufs->urgent) && loop_bufs_fit(bufs, LOOP_URGENT, size);
-	return !bufs->starved && list_empty(&share->waits) &&
+	return bufs->starved_ns == 0 && list_empty(&share->waits) &&
 	       loop_bufs_fit(bufs, LOOP_SEGMENT, size) && is_fair(share, LOOP_SEGMENT, size);
 }
 
@@ -144,9 +150,15 @@ static void serve_urgent(struct loop_bufs *bufs)
 	}
 }
 
-/* The share whose turn it is, with one who fits; NULL: there is none. Those that have their part are
- * put behind. */
-static struct loop_share *next_share(struct loop_bufs *bufs)
+/* Never 0. */
+static uint64_t now_ns(const struct loop_bufs *bufs)
+{
+	return max_u64(loop_now_ns(bufs->loop), 1);
+}
+
+/* The share whose turn it is, with one who fits; NULL: there is none, or it is its turn and it does
+ * not fit, which is `starved`. Those that have their part are put behind. */
+static struct loop_share *next_share(struct loop_bufs *bufs, bool *starved)
 {
 	const struct list *last = bufs->waiting.prev;
 	bool more = !list_empty(&bufs->waiting);
@@ -157,7 +169,7 @@ static struct loop_share *next_share(struct loop_bufs *bufs)
 
 		more = &share->link != last;
 		if (!loop_bufs_fit(bufs, LOOP_SEGMENT, size)) {
-			bufs->starved = true;
+			*starved = true;
 			return NULL;
 		}
 		list_remove(&share->link);
@@ -171,13 +183,19 @@ static struct loop_share *next_share(struct loop_bufs *bufs)
 static void serve(struct loop_msg *msg)
 {
 	struct loop_bufs *bufs = container_of(msg, struct loop_bufs, serve);
+	uint64_t since_ns = bufs->starved_ns;
 	struct loop_share *share;
+	bool starved = false;
 
 	bufs->serving = false;
 	serve_urgent(bufs);
-	bufs->starved = false;
-	while ((share = next_share(bufs)) != NULL)
+	bufs->starved_ns = 0;
+	while ((share = next_share(bufs, &starved)) != NULL) {
+		since_ns = 0;
 		grant(first_wait(&share->waits));
+	}
+	if (starved)
+		bufs->starved_ns = since_ns != 0 ? since_ns : now_ns(bufs);
 }
 
 void loop_bufs_serve(struct loop_bufs *bufs)
@@ -257,6 +275,13 @@ bool loop_is_short(struct loop *loop, enum loop_need need)
 	const struct loop_bufs *bufs = loop_bufs_of(loop);
 
 	return bufs->used[need] > bufs->ceilings[need] / 2;
+}
+
+bool loop_is_stuck(struct loop *loop)
+{
+	const struct loop_bufs *bufs = loop_bufs_of(loop);
+
+	return bufs->starved_ns != 0 && now_ns(bufs) - bufs->starved_ns >= LOOP_STUCK_NS;
 }
 
 uint64_t loop_unasked_bytes(struct loop *loop)

@@ -176,6 +176,50 @@ def one_that_does_not_read_does_not_stop_others(_):
             good.ping()
 
 
+@case
+def one_that_pauses_is_waited_for(_):
+    """Nobody lacks what it holds."""
+    with scarce() as (server, _hang, _release), session(server) as s, session(server, 1) as good:
+        busy(s)
+        data = pattern(MIB)
+        s.write(0, data)
+        reads = [s.start(read10(0, 2048), read=MIB) for _ in range(16)]
+        end = time.monotonic() + 9
+        while time.monotonic() < end:
+            good.write(2048, data)
+        for p in reads:
+            assert s.good(s.finish(p, MIB)).data == data
+
+
+@case
+def memory_of_those_that_stand_still_comes_back(_):
+    """More of them than there is memory for: half do not read, half do not send what they were asked for. The
+    others wait for a few seconds and not for a time-out of theirs."""
+    with scarce() as (server, _hang, _release), contextlib.ExitStack() as stack:
+        good = stack.enter_context(session(server, 1000))
+        bad = [stack.enter_context(session(server, i)) for i in range(40)]
+        for i, b in enumerate(bad):
+            b.widen(8)
+            for k in range(8):
+                if i % 2:
+                    b.start(read10(2048 * k, 2048), read=MIB)
+                else:
+                    ask_for_data(b, 2048 * k, 2048)
+        started = time.monotonic()
+        for i in range(20):
+            good.write(2048, pattern(MIB, i))
+            assert good.read(2048, 2048) == pattern(MIB, i)
+        took = time.monotonic() - started
+        print(f"the others waited {took:.1f} s")
+        assert took > 1, "there was memory for all"
+        gone = [b for b in bad if b.is_closed(0.1)]
+        print(f"{len(gone)} of {len(bad)} were lost")
+        assert gone
+        # Who was sent away may come again.
+        with session(server, 0) as again:
+            assert again.read(2048, 2048) == pattern(MIB, 19)
+
+
 def in_flight(s, start, data):
     """As many commands as the window allows, while the disk hangs; the statuses when it goes on."""
     sent = []

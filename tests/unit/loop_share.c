@@ -82,8 +82,8 @@ static void too_little_is_an_error(void **state)
 	assert_non_null(strstr(d.what, "too little --memory for 2 threads"));
 }
 
-/* As much as it leaves free. */
-static void one_alone_has_half(void **state)
+/* As much as it leaves free of a half. */
+static void one_alone_has_a_quarter(void **state)
 {
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
@@ -93,11 +93,11 @@ static void one_alone_has_half(void **state)
 
 	while (take(a, &w[n], LOOP_SEGMENT, &turns))
 		n++;
-	assert_int_equal(n, SEGS / 2);
+	assert_int_equal(n, SEGS / 4);
 	loop_wait_cancel(&w[n].wait);
 	while (take(b, &w[n + m], LOOP_SEGMENT, &turns))
 		m++;
-	assert_int_equal(m, SEGS / 4);
+	assert_int_equal(m, SEGS / 8 + 1);
 	loop_wait_cancel(&w[n + m].wait);
 	for (unsigned i = 0; i < n + m; i++)
 		put(&w[i]);
@@ -106,6 +106,69 @@ static void one_alone_has_half(void **state)
 	assert_int_equal(loop_memory_used(loop), 0);
 	loop_share_close(a);
 	loop_share_close(b);
+	loop_set_destroy(set);
+}
+
+/* However many come one after another, take what they can and give nothing back. */
+static void greedy_ones_leave_room(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *shares[SEGS / 2];
+	static struct waiter w[SEGS + SEGS / 2];
+	unsigned turns = 0, n = 0;
+
+	for (unsigned i = 0; i < SEGS / 2; i++) {
+		const unsigned before = n;
+
+		shares[i] = loop_share_create(loop);
+		while (take(shares[i], &w[n], LOOP_SEGMENT, &turns))
+			n++;
+		loop_wait_cancel(&w[n].wait);
+		assert_true(n > before && n <= SEGS / 2 + i);
+	}
+	for (unsigned i = 0; i < n; i++)
+		put(&w[i]);
+	turn(set);
+	for (unsigned i = 0; i < SEGS / 2; i++)
+		loop_share_close(shares[i]);
+	assert_int_equal(loop_memory_used(loop), 0);
+	loop_set_destroy(set);
+}
+
+/* For as long as nobody gets anything. */
+static void stuck(void **state)
+{
+	struct loop_set *set = small_set();
+	struct loop *loop = loop_set_at(set, 0);
+	struct loop_share *shares[SEGS + 2];
+	static struct waiter w[SEGS + 2];
+	const struct timespec longer = {.tv_sec = LOOP_STUCK_NS / 1000000000, .tv_nsec = 50000000};
+	unsigned turns = 0;
+
+	for (unsigned i = 0; i < SEGS + 2; i++) {
+		shares[i] = loop_share_create(loop);
+		assert_int_equal(take(shares[i], &w[i], LOOP_SEGMENT, &turns), i < SEGS);
+	}
+	turn(set);
+	assert_false(loop_is_stuck(loop));
+	nanosleep(&longer, NULL);
+	turn(set);
+	assert_true(loop_is_stuck(loop));
+	put(&w[0]);
+	turn(set);
+	assert_int_equal(turns, 1);
+	assert_false(loop_is_stuck(loop));
+	nanosleep(&longer, NULL);
+	turn(set);
+	assert_true(loop_is_stuck(loop));
+	loop_wait_cancel(&w[SEGS + 1].wait);
+	turn(set);
+	assert_false(loop_is_stuck(loop));
+	for (unsigned i = 1; i < SEGS + 1; i++)
+		put(&w[i]);
+	for (unsigned i = 0; i < SEGS + 2; i++)
+		loop_share_close(shares[i]);
 	loop_set_destroy(set);
 }
 
@@ -381,7 +444,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(too_little_is_an_error),
-		cmocka_unit_test(one_alone_has_half),
+		cmocka_unit_test(one_alone_has_a_quarter),
+		cmocka_unit_test(greedy_ones_leave_room),
+		cmocka_unit_test(stuck),
 		cmocka_unit_test(those_that_wait_take_turns),
 		cmocka_unit_test(a_large_wish_is_not_starved),
 		cmocka_unit_test(cancelled),
