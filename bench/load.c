@@ -321,7 +321,7 @@ static void command_ended(void *arg, unsigned slot, const struct command *cmd, u
 	c->in_flight--;
 	queue_push(&c->free_slots, &c->slots[slot].link);
 	if (was_refused(c, status)) {
-		l->refused++;
+		l->refused += l->counting;
 		l->started--;
 		return;
 	}

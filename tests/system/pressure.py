@@ -85,8 +85,8 @@ def judge(children, fair=True):
         refused += json.loads(said)["refused"]
     mean = sum(rates) / len(rates)
     print(f"  {len(rates)} clients: {mean:.1f} IOPS each, the slowest {min(rates):.1f}, the fastest {max(rates):.1f}, {refused} refused")
-    # While all of them log in, and each has more promised to it than it will have in the end; not later.
-    assert refused <= 32 * CLIENTS, refused
+    # Only while all of them log in has each more promised to it than it will have in the end.
+    assert refused <= CLIENTS, refused
     if fair and PLAIN:
         assert min(rates) >= mean / 2, sorted(rates)
     return rates
@@ -134,7 +134,6 @@ def test_reads_by_who_does_not_read():
         lazy = []
         for i in range(CLIENTS // 4):
             s = iscsi.login(server.portals[0], server.iqn(), isid=iscsi.ISID + 6000 + i)
-            s.settle()
             s.widen(32)
             for k in range(32):
                 s.start(iscsi.read10(2048 * (k % 4), 2048), read=MIB)
