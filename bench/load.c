@@ -178,6 +178,8 @@ struct client {
 		struct qnode link;
 		uint8_t *data;
 		bool flush_next;
+		bool again; /* `refused` comes next, as it was */
+		struct command refused;
 	} * slots;
 	bool want_out, idle;
 };
@@ -277,25 +279,36 @@ static bool flush_follows(struct client *c, const struct slot_state *st)
 	return true;
 }
 
+/* The slot's next command. false: there is none for the moment. */
+static bool choose_next(struct client *c, struct slot_state *st, struct command *cmd)
+{
+	if (st->again) {
+		*cmd = st->refused;
+		st->again = false;
+		return true;
+	}
+	*cmd = (struct command){.started_ns = c->load->now_ns, .flush = st->flush_next};
+	if (!st->flush_next && c->verify == NULL)
+		choose(c, cmd);
+	else if (!st->flush_next && !verify_choose(c->verify, (unsigned)(st - c->slots), cmd))
+		return false;
+	st->flush_next = flush_follows(c, st);
+	return true;
+}
+
 static void start_one(struct client *c)
 {
 	struct load *l = c->load;
 	struct qnode *n = c->free_slots.head;
 	struct slot_state *st = container_of(n, struct slot_state, link);
-	struct command cmd = {.started_ns = l->now_ns};
-	unsigned slot = (unsigned)(st - c->slots);
+	struct command cmd;
 
-	if (st->flush_next)
-		cmd.flush = true;
-	else if (c->verify == NULL)
-		choose(c, &cmd);
-	else if (!verify_choose(c->verify, slot, &cmd))
+	if (!choose_next(c, st, &cmd))
 		return;
-	st->flush_next = flush_follows(c, st);
 	queue_pop(&c->free_slots);
 	c->in_flight++;
 	l->started++;
-	session_start(c->session, slot, &cmd);
+	session_start(c->session, (unsigned)(st - c->slots), &cmd);
 }
 
 static bool may_start(const struct client *c)
@@ -306,12 +319,6 @@ static bool may_start(const struct client *c)
 	       session_may_start(c->session) && (l->o.ops == 0 || l->started < l->o.ops);
 }
 
-/* TASK SET FULL: the next command comes in its place, as from any initiator that asks again. */
-static bool was_refused(const struct client *c, uint8_t status)
-{
-	return status == 0x28 && c->verify == NULL;
-}
-
 static void command_ended(void *arg, unsigned slot, const struct command *cmd, uint8_t status)
 {
 	struct client *c = arg;
@@ -320,7 +327,9 @@ static void command_ended(void *arg, unsigned slot, const struct command *cmd, u
 
 	c->in_flight--;
 	queue_push(&c->free_slots, &c->slots[slot].link);
-	if (was_refused(c, status)) {
+	if (status == STATUS_TASK_SET_FULL) {
+		c->slots[slot].again = true;
+		c->slots[slot].refused = *cmd;
 		l->refused += l->counting;
 		l->started--;
 		return;

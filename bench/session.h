@@ -10,6 +10,8 @@
 
 #include "base/base.h"
 
+#define STATUS_TASK_SET_FULL 0x28 /* it was not begun: once more, please */
+
 struct session;
 
 /* One command. `data` of a write is read while the command is under way; a read's data goes to
