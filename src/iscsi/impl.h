@@ -24,7 +24,7 @@
 #define WINDOW_FIRST      2    /* before it has shown what it does, */
 #define WINDOW_MIN        1    /* and however little memory there is */
 #define SLOT_COST_MIN     4096 /* bytes: a task, and what its answer takes */
-#define WINDOW_EPOCH_LOG  32   /* 2^32 ns, 4 s: who did nothing for so long counts no more */
+#define WINDOW_EPOCH_LOG  30   /* 2^30 ns, 1 s: who did nothing for so long counts no more */
 #define IMMEDIATE_MAX     32   /* immediate commands of a session beside them */
 #define TMF_MAX           8    /* task management functions of a session at a time */
 #define HELD_BYTES_MAX    (512 * KiB)

@@ -23,9 +23,10 @@ struct loop_bufs {
 	uint64_t ceilings[LOOP_NEEDS]; /* for `used` */
 	struct list urgent;            /* those that wait with LOOP_URGENT */
 	struct list waiting;           /* shares with somebody who waits, the next one first */
-	uint64_t starved_ns; /* since when the first of them lacks what others have, and is
-				        * next; 0: it does not */
-	bool serving;        /* `serve` is on its way */
+	/* Since when the first one is next and lacks what others have, or 0; when that had last been
+	 * so for LOOP_STUCK_NS. */
+	uint64_t starved_ns, stuck_ns;
+	bool serving; /* `serve` is on its way */
 	struct loop_msg serve;
 };
 

@@ -204,9 +204,11 @@ void loop_uncharge(struct loop *loop, enum loop_need need, size_t bytes);
 /* Half is taken: what can be refused or put off should be. */
 bool loop_is_short(struct loop *loop, enum loop_need need);
 /* Somebody has waited for a LOOP_SEGMENT for LOOP_STUCK_NS, and nobody got one in that time: there
- * are those that give nothing back. */
+ * are those that give nothing back. It stays so for LOOP_STUCK_LASTS_NS, so that all of them are
+ * found, and not only the first. */
 bool loop_is_stuck(struct loop *loop);
-#define LOOP_STUCK_NS UINT64_C(1000000000)
+#define LOOP_STUCK_NS       UINT64_C(1000000000)
+#define LOOP_STUCK_LASTS_NS (3 * LOOP_STUCK_NS)
 /* What may be promised to all clients together for what comes unasked: half of LOOP_EARLY, which is
  * also the most that one alone can have. */
 uint64_t loop_unasked_bytes(struct loop *loop);

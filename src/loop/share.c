@@ -15,6 +15,17 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* Never 0. */
+static uint64_t now_ns(const struct loop_bufs *bufs)
+{
+	return max_u64(loop_now_ns(bufs->loop), 1);
+}
+
+static bool is_stuck(const struct loop_bufs *bufs)
+{
+	return bufs->starved_ns != 0 && now_ns(bufs) - bufs->starved_ns >= LOOP_STUCK_NS;
+}
+
 /* ---- What fits ---- */
 
 /* In what there is for its kind. */
@@ -150,12 +161,6 @@ static void serve_urgent(struct loop_bufs *bufs)
 	}
 }
 
-/* Never 0. */
-static uint64_t now_ns(const struct loop_bufs *bufs)
-{
-	return max_u64(loop_now_ns(bufs->loop), 1);
-}
-
 /* The share whose turn it is, with one who fits; NULL: there is none, or it is its turn and it does
  * not fit, which is `starved`. Those that have their part are put behind. */
 static struct loop_share *next_share(struct loop_bufs *bufs, bool *starved)
@@ -188,6 +193,8 @@ static void serve(struct loop_msg *msg)
 	bool starved = false;
 
 	bufs->serving = false;
+	if (is_stuck(bufs))
+		bufs->stuck_ns = now_ns(bufs);
 	serve_urgent(bufs);
 	bufs->starved_ns = 0;
 	while ((share = next_share(bufs, &starved)) != NULL) {
@@ -281,7 +288,8 @@ bool loop_is_stuck(struct loop *loop)
 {
 	const struct loop_bufs *bufs = loop_bufs_of(loop);
 
-	return bufs->starved_ns != 0 && now_ns(bufs) - bufs->starved_ns >= LOOP_STUCK_NS;
+	return is_stuck(bufs) ||
+	       (bufs->stuck_ns != 0 && now_ns(bufs) - bufs->stuck_ns < LOOP_STUCK_LASTS_NS);
 }
 
 uint64_t loop_unasked_bytes(struct loop *loop)

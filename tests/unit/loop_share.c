@@ -136,14 +136,20 @@ static void greedy_ones_leave_room(void **state)
 	loop_set_destroy(set);
 }
 
-/* For as long as nobody gets anything. */
+static void pass(uint64_t ns)
+{
+	const struct timespec t = {.tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000};
+
+	nanosleep(&t, NULL);
+}
+
+/* When nobody gets anything for a while, and then a little longer. */
 static void stuck(void **state)
 {
 	struct loop_set *set = small_set();
 	struct loop *loop = loop_set_at(set, 0);
 	struct loop_share *shares[SEGS + 2];
 	static struct waiter w[SEGS + 2];
-	const struct timespec longer = {.tv_sec = LOOP_STUCK_NS / 1000000000, .tv_nsec = 50000000};
 	unsigned turns = 0;
 
 	for (unsigned i = 0; i < SEGS + 2; i++) {
@@ -152,20 +158,24 @@ static void stuck(void **state)
 	}
 	turn(set);
 	assert_false(loop_is_stuck(loop));
-	nanosleep(&longer, NULL);
-	turn(set);
-	assert_true(loop_is_stuck(loop));
+	pass(LOOP_STUCK_NS / 2);
 	put(&w[0]);
 	turn(set);
 	assert_int_equal(turns, 1);
+	pass(LOOP_STUCK_NS * 3 / 4);
+	turn(set);
 	assert_false(loop_is_stuck(loop));
-	nanosleep(&longer, NULL);
+	pass(LOOP_STUCK_NS / 2);
 	turn(set);
 	assert_true(loop_is_stuck(loop));
-	loop_wait_cancel(&w[SEGS + 1].wait);
+	put(&w[1]);
+	turn(set);
+	assert_int_equal(turns, 2);
+	assert_true(loop_is_stuck(loop));
+	pass(LOOP_STUCK_LASTS_NS);
 	turn(set);
 	assert_false(loop_is_stuck(loop));
-	for (unsigned i = 1; i < SEGS + 1; i++)
+	for (unsigned i = 2; i < SEGS + 2; i++)
 		put(&w[i]);
 	for (unsigned i = 0; i < SEGS + 2; i++)
 		loop_share_close(shares[i]);
