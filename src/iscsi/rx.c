@@ -396,6 +396,8 @@ static ssize_t receive_place(struct iscsi_conn *c, struct received *r)
 	if (rx->place != NULL)
 		rx->place += cut;
 	rx->place_left -= low_u32(cut);
+	if (rx->task != NULL)
+		c->data_out_ns = loop_now_ns(c->home->loop);
 	left -= cut;
 	cut = min_u64(left, iov[1].iov_len);
 	rx->tail_got = low_u8(rx->tail_got + cut);

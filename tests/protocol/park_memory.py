@@ -17,7 +17,8 @@ from tmf import (ABORT_TASK, ABORT_TASK_SET, CLEAR_TASK_SET, COMPLETE, NEXUS_RES
 BEHIND = 64  # an LBA in the part that hangs, out of everybody's way
 BUFFER = bytes(262144)  # fills one, and a burst
 FIRST_BURST = 16384  # less than a quarter of a buffer, so that the server has to get one for the rest
-SHARES = (14, 7, 4, 2, 1)  # of the 28 buffers of least memory: each session gets half of what is left
+# Of the 28 buffers of least memory: each session gets half of what is left of the one half, then one of the other.
+SHARES = (7, 4, 2, *15 * (1,))
 
 
 # ---- Who holds it
@@ -36,8 +37,8 @@ def hold(s, n, data=BUFFER):
     s.ping()
 
 
-def share(w, n):
-    s = w.come(ISID + 16 + n, ImmediateData="No")
+def share(w, i):
+    s = w.come(ISID + 16 + i, ImmediateData="No")
     s.widen(16)
     return s
 
@@ -45,7 +46,7 @@ def share(w, n):
 def exhaust(w, shares=SHARES):
     """The sessions that hold all memory, or these shares of it."""
     w.hang()
-    holders = [share(w, n) for n in shares]
+    holders = [share(w, i) for i in range(len(shares))]
     for s, n in zip(holders, shares):
         hold(s, n)
     return holders
@@ -84,7 +85,7 @@ def to_gather(w):
 def to_repeat(w):
     """WRITE SAME: there is memory for its block, and none to repeat it in."""
     exhaust(w, SHARES[:-1])
-    last = share(w, SHARES[-1])
+    last = share(w, len(SHARES) - 1)
     hold(last, 2, BUFFER[:len(BUFFER) // 4])
     nblocks = len(BUFFER) // BLOCK
     cdb = bytes([0x93, 0]) + ELSEWHERE.to_bytes(8, "big") + nblocks.to_bytes(4, "big") + bytes(2)
@@ -127,8 +128,8 @@ def are_lost(w, holders):
 
 
 def are_replaced(w, holders):
-    for s, n in zip(holders, SHARES):
-        w.come(ISID + 16 + n).ping()
+    for i, s in enumerate(holders):
+        w.come(ISID + 16 + i).ping()
         assert s.is_closed(20)
     return []
 
@@ -139,8 +140,8 @@ def are_replaced(w, holders):
 def memory_is_back(w):
     """All of it: as many buffers are there as in the beginning."""
     w.release()
-    for n in SHARES:
-        ask_for_buffers(share(w, n), n)
+    for i, n in enumerate(SHARES):
+        ask_for_buffers(share(w, i), n)
 
 
 def memory_comes_back_later(w, become):

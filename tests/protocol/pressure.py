@@ -4,6 +4,7 @@
 import contextlib
 import socket
 import struct
+import threading
 import time
 
 import pdu as P
@@ -191,12 +192,25 @@ def one_that_pauses_is_waited_for(_):
             assert s.good(s.finish(p, MIB)).data == data
 
 
+def drip(s, p, data):
+    """All of it in one PDU, for eight seconds."""
+    r2t = s.recv_for(p.itt)
+    raw = s.data_out(p, r2t.ttt, 0, 0, data, True).pack(False, False)
+    for at in range(0, len(raw), 4096):
+        s.sock.sendall(raw[at:at + 4096])
+        time.sleep(8 / (len(raw) / 4096))
+
+
 @case
 def memory_of_those_that_stand_still_comes_back(_):
     """More of them than there is memory for: half do not read, half do not send what they were asked for. The
-    others wait for a few seconds and not for a time-out of theirs."""
+    others wait for a few seconds and not for a time-out of theirs. One that is slow does not stand still."""
     with scarce() as (server, _hang, _release), contextlib.ExitStack() as stack:
         good = stack.enter_context(session(server, 1000))
+        slow = stack.enter_context(session(server, 1001))
+        slowly = ask_for_data(slow, 100 << 10, 512)
+        dripping = threading.Thread(target=drip, args=(slow, slowly, pattern(256 << 10, 9)))
+        dripping.start()
         bad = [stack.enter_context(session(server, i)) for i in range(40)]
         for i, b in enumerate(bad):
             b.widen(8)
@@ -212,6 +226,9 @@ def memory_of_those_that_stand_still_comes_back(_):
         took = time.monotonic() - started
         print(f"the others waited {took:.1f} s")
         assert took > 1, "there was memory for all"
+        dripping.join()
+        slow.good(slow.finish(slowly))
+        assert slow.read(100 << 10, 512) == pattern(256 << 10, 9)
         gone = [b for b in bad if b.is_closed(0.1)]
         print(f"{len(gone)} of {len(bad)} were lost")
         assert gone
