@@ -80,11 +80,29 @@ static uint64_t disk_size(const struct disk *disk)
 	return info->nblocks * info->block_size;
 }
 
-static json_t *disk_json(const struct disk *disk, const char *portal)
+/* NULL: it is nowhere. */
+static json_t *places_json(const struct daemon *dm, size_t index)
 {
-	return json_pack("{s:s, s:s, s:i, s:I, s:o}", "name", disk->name, "iqn", disk->iqn, "lun",
-			 0, "size", (json_int_t)disk_size(disk), "url",
-			 json_sprintf("iscsi://%s/%s/0", portal, disk->iqn));
+	json_t *places = dm->nplaces != 0 ? json_array() : NULL;
+
+	for (size_t i = 0; i < dm->nplaces; i++) {
+		const struct aoe_export *e = &dm->places[i].export;
+
+		json_array_append_new(places,
+				      json_pack("{s:s, s:i, s:i}", "interface", e->interface,
+						"shelf", e->shelf, "slot", e->slot + (int)index));
+	}
+	return places;
+}
+
+static json_t *disk_json(const struct daemon *dm, size_t index, const char *portal)
+{
+	const struct disk *disk = &dm->disks[index];
+
+	return json_pack("{s:s, s:s, s:i, s:I, s:o, s:o*}", "name", disk->name, "iqn", disk->iqn,
+			 "lun", 0, "size", (json_int_t)disk_size(disk), "url",
+			 json_sprintf("iscsi://%s/%s/0", portal, disk->iqn), "aoe",
+			 places_json(dm, index));
 }
 
 /* Only where there are any. */
@@ -108,7 +126,7 @@ int announce_json(const struct daemon *dm, int fd)
 		json_array_append_new(portals, json_string(portal_text(dm, i, portal)));
 	client_portal(dm, portal);
 	for (size_t i = 0; i < dm->ndisks; i++)
-		json_array_append_new(disks, disk_json(&dm->disks[i], portal));
+		json_array_append_new(disks, disk_json(dm, i, portal));
 	all = json_pack("{s:i, s:o, s:o}", "pid", (int)getpid(), "portals", portals, "disks",
 			disks);
 	if (iscsi_chap_count(dm->iscsi) != 0)
@@ -144,6 +162,13 @@ static void disk_text(FILE *out, const struct daemon *dm, const struct disk *dis
 	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)
 		fprintf(out, " %s", portal_text(dm, i, portal));
 	fprintf(out, "\n");
+	for (size_t i = 0; i < dm->nplaces; i++) {
+		const struct aoe_export *e = &dm->places[i].export;
+
+		fprintf(out, "export  aoe     %u.%zu on %s%s\n", e->shelf,
+			e->slot + (size_t)(disk - dm->disks), e->interface,
+			e->writeback ? "    cache=writeback" : "");
+	}
 }
 
 static void users_text(FILE *out, const struct iscsi *iscsi)

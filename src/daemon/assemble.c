@@ -193,6 +193,8 @@ int daemon_assemble(struct daemon *dm, const struct run_options *o, struct diag 
 	if (err == 0)
 		err = open_disks(dm, o, d);
 	if (err == 0)
+		err = exports_load(dm, o, d);
+	if (err == 0)
 		err = open_portals(dm, o, d);
 	if (err == 0)
 		return 0;
@@ -204,6 +206,7 @@ fail:
 void daemon_fini(struct daemon *dm)
 {
 	iscsi_destroy(dm->iscsi);
+	exports_fini(dm);
 	for (size_t i = dm->ndisks; i > 0; i--)
 		disk_close(&dm->disks[i - 1]);
 	tdestroy(dm->names, keep_name);

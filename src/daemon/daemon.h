@@ -11,6 +11,7 @@
 
 #include <limits.h>
 
+#include "aoe/aoe.h"
 #include "iscsi/iscsi.h"
 
 /* ---- Exit codes, the same for every subcommand */
@@ -58,7 +59,7 @@ int iqn_from_host(char out[SCSI_NAME_MAX + 1], const char *host, const char *nam
 
 struct run_options {
 	uint64_t size, port, threads, memory;
-	struct opt_strings listen, chap;
+	struct opt_strings listen, aoe, chap;
 	const char *name, *iqn, *mutual_chap, *state;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
 	bool read_only, direct, unsolicited, json, verbose, help;
@@ -92,12 +93,21 @@ struct disk {
 	uint64_t size;   /* bytes, as told last; watch.c */
 };
 
+/* One --aoe. */
+struct aoe_place {
+	char *text;               /* the interface points into it */
+	struct aoe_export export; /* of the first disk; the next ones follow in its shelf */
+};
+
 enum daemon_state { DAEMON_SERVING, DAEMON_STOPPING, DAEMON_FLUSHING, DAEMON_STOPPED };
 
 struct daemon {
 	struct log log;
 	struct loop_set *set;
 	struct iscsi *iscsi;
+	struct aoe *aoe;
+	struct aoe_place *places;
+	size_t nplaces;
 	struct disk *disks;
 	size_t ndisks;
 	void *names;            /* of the disks, a tree of tsearch() */
@@ -120,6 +130,10 @@ void daemon_fini(struct daemon *dm);
 
 /* secrets.c: who may log in, from --chap and --mutual-chap, USER:FILE each. */
 int secrets_load(struct iscsi *iscsi, const struct run_options *o, struct diag *d);
+
+/* exports.c: the disks at the places of --aoe. */
+int exports_load(struct daemon *dm, const struct run_options *o, struct diag *d);
+void exports_fini(struct daemon *dm);
 
 /* state.c: the directory for what a disk cannot keep: --state, else the system's or the user's, "" when
  * there is none. */

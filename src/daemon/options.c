@@ -29,6 +29,13 @@ const struct opt run_opts[] = {
 		.help = "serve here; repeatable (127.0.0.1)",
 	},
 	{
+		.name = "aoe",
+		.kind = OPT_LIST,
+		.offset = FIELD(aoe),
+		.arg = "IF:SHELF.SLOT",
+		.help = "serve over Ethernet, too; repeatable",
+	},
+	{
 		.name = "port",
 		.kind = OPT_UINT,
 		.offset = FIELD(port),

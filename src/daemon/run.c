@@ -95,6 +95,7 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 		  F_U64("threads", loop_set_count(dm->set)),
 		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));
 	go_on(dm);
+	aoe_start(dm->aoe);
 	if (!o->json && isatty(STDERR_FILENO))
 		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
 	err = loop_set_run(dm->set);

@@ -148,9 +148,10 @@ static void signal_caught(void *arg, int signo)
 	dm->state = DAEMON_STOPPING;
 	loop_timer_init(&dm->deadline, loop_set_at(dm->set, 0), deadline_passed);
 	loop_timer_start(&dm->deadline, STUCK_MS * MS);
-	dm->ending = 1 + dm->ndisks;
+	dm->ending = 2 + dm->ndisks;
 	for (size_t i = 0; i < dm->ndisks; i++)
 		scsi_lu_stop(dm->disks[i].lu, loop_set_at(dm->set, 0), one_ended, dm);
+	aoe_stop(dm->aoe, one_ended, dm);
 	iscsi_stop(dm->iscsi, GRACE_MS, one_ended, dm);
 }
 

@@ -276,6 +276,50 @@ int stream_release(struct stream *s);
 void stream_close(struct stream *s); /* fine when closed; `ready` is not called again */
 int stream_local_addr(const struct stream *s, union net_addr *out);
 
+/* ---- Packet sockets: Ethernet frames of one type on one interface ---------------------------- */
+
+#define PACKET_MAC_LEN 6
+#define PACKET_BATCH   64
+
+/* Embedded in its owner, on one loop. Needs CAP_NET_RAW. */
+struct packet {
+	/* STREAM_IN: there may be frames; STREAM_OUT: there is room again. Set before it is opened. */
+	void (*ready)(struct packet *p, unsigned events);
+	uint8_t mac[PACKET_MAC_LEN]; /* the interface's, when it was opened */
+	char interface[16];
+	/* private */
+	struct loop *loop; /* NULL: never opened */
+	int fd;
+	unsigned wanted;
+	struct loop_source source;
+};
+
+struct packet_config {
+	const char *interface;
+	uint16_t ethertype;
+	/* Frames with one of these bits in this byte are not delivered. */
+	uint8_t mask_at, mask_bits;
+};
+
+/* `data` begins with the destination's address. */
+struct packet_frame {
+	uint8_t *data;
+	uint32_t cap, len; /* bytes: of room for a received one; of the frame */
+};
+
+/* Before the loop runs, or on it; nothing is wanted yet. 0 or -errno: -ENODEV, -EPERM, -EPROTONOSUPPORT: no Ethernet. */
+int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config);
+void packet_close(struct packet *p); /* fine when closed; `ready` is not called again */
+int packet_want(struct packet *p, unsigned wanted);
+/* As it is now, or -errno: -ENODEV when the interface is gone. */
+int packet_mtu(const struct packet *p);
+/* How many came, at most PACKET_BATCH, or -errno: -EAGAIN, or -ENETDOWN once when the interface goes
+ * down. One that is for another machine, or too long for its room, has `len` 0. */
+int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n);
+/* How many left, from the first one on, at most PACKET_BATCH, or -errno of the first one: -EAGAIN,
+ * -ENOBUFS, -ENETDOWN, -EMSGSIZE. */
+int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n);
+
 /* ---- Work that may block: on worker threads -------------------------------------------------- */
 
 /* A lane bounds how many threads one disk may occupy at a time; what is over waits its turn, in

@@ -17,22 +17,8 @@
  */
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "scsi/impl.h"
-
-/*
- * Unique in the process, also against nexuses that are gone: reservations and aborts name a nexus
- * by it. A counter would have to be shared by all loops and targets; 64 random bits do not.
- */
-static int make_id(uint64_t *id)
-{
-	do {
-		if (getrandom(id, sizeof(*id), 0) != (ssize_t)sizeof(*id))
-			return -EIO;
-	} while (*id == 0);
-	return 0;
-}
 
 /* ---- One LU: the end ---- */
 
@@ -188,11 +174,15 @@ static bool same_ports(const struct nexus *a, const struct nexus *b)
 	       strcmp(a->initiator, b->initiator) == 0;
 }
 
-/* One that the last nexus of these ports awaits is awaited by this one now. */
+static void attached(struct unit_attach *a, int err);
+
+/* One that the last nexus of these ports awaits is awaited by this one now. Other transports attach, too. */
 static void await(struct unit_attach *a, void *arg)
 {
 	struct scsi_itl *earlier = container_of(a, struct scsi_itl, attach), *itl = arg;
 
+	if (a->attached != attached)
+		return;
 	if (!earlier->leaving || earlier == itl || !same_ports(earlier->nexus, itl->nexus))
 		return;
 	list_remove(&earlier->awaited);
@@ -374,7 +364,7 @@ void nexus_open(struct nexus *n)
 	list_init(&n->itls);
 	n->luns = calloc(SCSI_LUNS, sizeof(struct scsi_itl *));
 	n->share = loop_share_create(n->loop);
-	n->err = n->luns != NULL && n->share != NULL ? make_id(&n->id) : -ENOMEM;
+	n->err = n->luns != NULL && n->share != NULL ? unit_make_nexus_id(&n->id) : -ENOMEM;
 	if (n->err != 0) {
 		settle_later(n);
 		return;

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 /* What every I/O reads of it begins a cache line. */
 struct unit_view *unit_view_create(void)
@@ -139,6 +140,16 @@ void unit_attach(struct unit *u, struct unit_attach *a)
 void unit_detach(struct unit_attach *a)
 {
 	list_remove(&a->link);
+}
+
+/* A counter would have to be shared by all loops and transports; 64 random bits do not. */
+int unit_make_nexus_id(uint64_t *id)
+{
+	do {
+		if (getrandom(id, sizeof(*id), 0) != (ssize_t)sizeof(*id))
+			return -EIO;
+	} while (*id == 0);
+	return 0;
 }
 
 void unit_visit_attached(const struct channel *c, void (*visit)(struct unit_attach *a, void *arg),

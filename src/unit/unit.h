@@ -131,9 +131,13 @@ int unit_tag_set(struct unit *u, const char *name, const void *buf, size_t len);
 /* ---- Attachments: one nexus at one unit.
  * ------------------------------------------------------------------ */
 
+/* Unique in the process, also against nexuses that are gone: reservations and aborts name one by it. 0
+ * or -EIO. */
+int unit_make_nexus_id(uint64_t *id);
+
 /* Embedded in its owner, on one loop. */
 struct unit_attach {
-	uint64_t nexus_id; /* unique in the process, never 0 */
+	uint64_t nexus_id; /* of unit_make_nexus_id(), never 0 */
 	struct loop *loop;
 	/* The channel is there (0), or -errno. Later, never on unit_attach's stack. */
 	void (*attached)(struct unit_attach *a, int err);

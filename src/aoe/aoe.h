@@ -1,0 +1,49 @@
+/*
+ * aoe: ATA over Ethernet (AoEr11) as a transport: frames on an interface <-> I/O of units.
+ * May use: base, loop, store, bdev, unit. May be used by: daemon.
+ *
+ * An interface has a port; a disk may be at several, with the same shelf and slot or others. A client
+ * finds it by a broadcast, and takes what answers on several interfaces for several paths to one disk.
+ * All ports are on one loop.
+ */
+#ifndef SPINDLE_AOE_H
+#define SPINDLE_AOE_H
+
+#include "unit/unit.h"
+
+struct aoe;
+
+#define AOE_MACS_MAX 255
+
+struct aoe_macs {
+	uint8_t (*v)[PACKET_MAC_LEN];
+	size_t n;
+};
+
+/* One disk at one interface. */
+struct aoe_export {
+	const char *interface;
+	uint16_t shelf; /* 0 to 65534, but 4095, which Linux takes for all of them */
+	uint8_t slot;   /* 0 to 254 */
+	bool writeback; /* a write may be answered before it is durable */
+	/* Who is answered; none: everybody. Who may set the config string; none: nobody. */
+	struct aoe_macs allowed, admins;
+};
+
+/* "52:54:00:12:34:56", with or without colons. 0 or -EINVAL. */
+int aoe_mac_parse(uint8_t out[PACKET_MAC_LEN], const char *text);
+
+/* Before the loops run. */
+int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log);
+/* Opens the interface when it is the first export there; what `export` points to is copied. The unit
+ * outlives the aoe. -EINVAL (also: shelf and slot are taken there, or another disk's elsewhere), -ENODEV,
+ * -EPERM and others of packet_open(), with a diag. */
+int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export, struct diag *d);
+/* Serves, as soon as the loops run, and tells everybody that the disks are there. */
+void aoe_start(struct aoe *aoe);
+/* On loop 0: no new frames; `stopped` runs on loop 0 when what came before is answered. */
+void aoe_stop(struct aoe *aoe, void (*stopped)(void *arg), void *arg);
+/* Stopped, or the loops never ran. NULL is fine. */
+void aoe_destroy(struct aoe *aoe);
+
+#endif

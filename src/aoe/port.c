@@ -1,0 +1,262 @@
+/*
+ * A port: the frames of one interface come in, and answers go out, many in a system call.
+ *
+ *   packet_recv -> whose is it? -> ata.c, query.c -> [I/O] -> out -> end of the turn: packet_send
+ *
+ * A frame that nobody has memory for is dropped: the client asks again.
+ */
+#include "aoe/impl.h"
+
+#include <stdlib.h>
+
+#define RX_ROUNDS 4 /* batches of a turn; other sockets of the loop come in between */
+
+/* ---- Tasks ---- */
+
+struct aoe_task *aoe_task_create(struct aoe_place *place, const void *request, uint32_t head_len,
+				 uint32_t room, uint32_t frame_at)
+{
+	struct aoe_disk *disk = place->disk;
+	struct aoe_task *t = disk->ntasks < AOE_TASKS_MAX ? malloc(sizeof(*t)) : NULL;
+
+	if (t == NULL)
+		return NULL;
+	*t = (struct aoe_task){.place = place, .frame_at = frame_at};
+	t->buf = loop_share_get(disk->share, frame_at + (uint32_t)max_u64(room, AOE_FRAME_MIN));
+	if (t->buf == NULL) {
+		free(t);
+		return NULL;
+	}
+	list_init(&t->link);
+	memcpy(aoe_task_head(t), request, head_len);
+	aoe_task_head(t)->error = AOE_OK;
+	disk->ntasks++;
+	disk->aoe->ntasks++;
+	return t;
+}
+
+struct aoe_head *aoe_task_head(struct aoe_task *t)
+{
+	return (struct aoe_head *)(void *)(t->buf->data + t->frame_at);
+}
+
+void aoe_task_drop(struct aoe_task *t)
+{
+	struct aoe_disk *disk = t->place->disk;
+
+	list_remove(&t->link);
+	loop_buf_put(t->buf);
+	free(t);
+	disk->ntasks--;
+	disk->aoe->ntasks--;
+	aoe_settle(disk->aoe);
+}
+
+static void queue_flush(struct aoe_port *port)
+{
+	if (port->flush_queued || port->blocked)
+		return;
+	port->flush_queued = true;
+	loop_at_end(port->aoe->loop, &port->flush);
+}
+
+void aoe_task_answer(struct aoe_task *t, uint32_t frame_len)
+{
+	struct aoe_port *port = t->place->port;
+	struct aoe_head *h = aoe_task_head(t);
+	const bool asked = (h->flags & AOE_RESPONSE) == 0;
+
+	if (asked)
+		memcpy(h->to, h->from, sizeof(h->to));
+	memcpy(h->from, port->packet.mac, sizeof(h->from));
+	h->flags = AOE_VERSION << 4 | AOE_RESPONSE | (h->error != AOE_OK ? AOE_ERROR : 0);
+	h->shelf = be16_of(t->place->export.shelf);
+	h->slot = t->place->export.slot;
+	if (frame_len < AOE_FRAME_MIN)
+		memset(t->buf->data + t->frame_at + frame_len, 0, AOE_FRAME_MIN - frame_len);
+	t->frame_len = (uint32_t)max_u64(frame_len, AOE_FRAME_MIN);
+	list_remove(&t->link);
+	list_push_back(&port->out, &t->link);
+	queue_flush(port);
+}
+
+void aoe_task_refuse(struct aoe_task *t, enum aoe_error error)
+{
+	aoe_task_head(t)->error = low_u8(error);
+	aoe_task_answer(t, sizeof(struct aoe_head));
+}
+
+void aoe_refuse(struct aoe_place *place, const void *request, enum aoe_error error)
+{
+	struct aoe_task *t = aoe_task_create(place, request, sizeof(struct aoe_head), 0, 0);
+
+	if (t != NULL)
+		aoe_task_refuse(t, error);
+}
+
+/* ---- Out ---- */
+
+/* The same answer once more, by another tag that the client asked with. */
+static void sent(struct aoe_task *t)
+{
+	if (t->tags.n == 0) {
+		aoe_task_drop(t);
+		return;
+	}
+	memcpy(aoe_task_head(t)->tag, t->tags.v[--t->tags.n], sizeof(t->tags.v[0]));
+	list_remove(&t->link);
+	list_push_back(&t->place->port->out, &t->link);
+}
+
+/* What comes before all disks are there waits in the socket. */
+void aoe_port_update(struct aoe_port *port)
+{
+	const struct aoe *aoe = port->aoe;
+	const bool reads = aoe->started && !aoe->stopping && aoe->nattaching == 0;
+
+	if (packet_want(&port->packet,
+			(reads ? STREAM_IN : 0) | (port->blocked ? STREAM_OUT : 0)) != 0)
+		port->blocked = false;
+}
+
+static unsigned gather(struct aoe_port *port, struct packet_frame frames[PACKET_BATCH])
+{
+	unsigned n = 0;
+
+	list_for_each (pos, &port->out) {
+		struct aoe_task *t = list_entry(pos, struct aoe_task, link);
+
+		if (n == PACKET_BATCH)
+			break;
+		frames[n++] = (struct packet_frame){.data = t->buf->data + t->frame_at,
+						    .len = t->frame_len};
+	}
+	return n;
+}
+
+/* One that cannot be sent is lost, as on any wire; so is what there is no room for at the end. */
+static void flush(struct loop_msg *msg)
+{
+	struct aoe_port *port = container_of(msg, struct aoe_port, flush);
+	struct packet_frame frames[PACKET_BATCH];
+	unsigned n;
+
+	while ((n = gather(port, frames)) != 0) {
+		int done = packet_send(&port->packet, frames, n);
+
+		port->blocked = done == -EAGAIN && !port->aoe->stopping;
+		if (port->blocked)
+			break;
+		for (int i = 0; i < (done < 0 ? 1 : done); i++)
+			sent(list_entry(port->out.next, struct aoe_task, link));
+	}
+	aoe_port_update(port);
+	port->flush_queued = false;
+	aoe_settle(port->aoe);
+}
+
+/* ---- In ---- */
+
+bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN])
+{
+	for (size_t i = 0; i < macs->n; i++)
+		if (memcmp(macs->v[i], mac, AOE_MAC_LEN) == 0)
+			return true;
+	return false;
+}
+
+/* A query goes to whom it may concern; what changes or moves data says whose. */
+static void place_frame(struct aoe_place *place, const uint8_t *frame, uint32_t len, bool to_many)
+{
+	const struct aoe_head *h = (const void *)frame;
+	const struct aoe_macs *allowed = &place->export.allowed;
+
+	if (!place->disk->attached || (allowed->n != 0 && !aoe_is_among(allowed, h->from)))
+		return;
+	if (to_many && h->command != AOE_QUERY)
+		return;
+	if (h->flags >> 4 != AOE_VERSION)
+		aoe_refuse(place, h, AOE_BAD_VERSION);
+	else if (h->command == AOE_ATA)
+		aoe_ata_request(place, frame, len);
+	else if (h->command == AOE_QUERY)
+		aoe_query_request(place, frame, len);
+	else
+		aoe_refuse(place, h, AOE_BAD_COMMAND);
+}
+
+static bool is_for(const struct aoe_head *h, const struct aoe_export *e)
+{
+	const uint16_t shelf = be16_get(h->shelf);
+
+	return (shelf == AOE_SHELF_ALL || shelf == e->shelf) &&
+	       (h->slot == AOE_SLOT_ALL || h->slot == e->slot);
+}
+
+static void port_frame(struct aoe_port *port, const uint8_t *frame, uint32_t len)
+{
+	const struct aoe_head *h = (const void *)frame;
+	bool to_many;
+
+	if (len < sizeof(*h) || (h->flags & AOE_RESPONSE) != 0)
+		return;
+	to_many = be16_get(h->shelf) == AOE_SHELF_ALL || h->slot == AOE_SLOT_ALL;
+	list_for_each (pos, &port->places) {
+		struct aoe_place *place = list_entry(pos, struct aoe_place, link);
+
+		if (is_for(h, &place->export))
+			place_frame(place, frame, len, to_many);
+	}
+}
+
+static void receive(struct aoe_port *port)
+{
+	struct packet_frame frames[AOE_RX_BATCH];
+	int n = AOE_RX_BATCH;
+
+	for (unsigned round = 0; round < RX_ROUNDS && n == AOE_RX_BATCH; round++) {
+		for (unsigned i = 0; i < AOE_RX_BATCH; i++)
+			frames[i] = (struct packet_frame){.data = port->rooms + i * AOE_ROOM,
+							  .cap = AOE_ROOM};
+		n = packet_recv(&port->packet, frames, AOE_RX_BATCH);
+		for (int i = 0; i < n; i++)
+			port_frame(port, frames[i].data, frames[i].len);
+	}
+}
+
+static void ready(struct packet *packet, unsigned events)
+{
+	struct aoe_port *port = container_of(packet, struct aoe_port, packet);
+
+	if ((events & STREAM_OUT) != 0 && port->blocked) {
+		port->blocked = false;
+		queue_flush(port);
+	}
+	if ((events & STREAM_IN) != 0)
+		receive(port);
+}
+
+unsigned aoe_port_sectors(const struct aoe_port *port)
+{
+	const int mtu = packet_mtu(&port->packet);
+	const int n = (mtu - (int)AOE_ATA_HEAD) / AOE_SECTOR;
+	const unsigned most = n < 1 ? 1 : n > AOE_SECTORS_MAX ? AOE_SECTORS_MAX : (unsigned)n;
+
+	/* So that what a client splits stays on blocks of 4 KiB. */
+	return most > 8 ? (unsigned)align_down(most, 8) : most;
+}
+
+/* At the end: what waits for room goes now, or is lost. */
+void aoe_port_flush(struct aoe_port *port)
+{
+	port->blocked = false;
+	queue_flush(port);
+}
+
+void aoe_port_init(struct aoe_port *port)
+{
+	list_init(&port->places);
+	list_init(&port->out);
+	port->packet.ready = ready;
+	port->flush.run = flush;
+}
