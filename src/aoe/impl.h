@@ -116,7 +116,8 @@ struct aoe_port {
 	struct list places;
 	struct list out; /* answers */
 	bool flush_queued, blocked;
-	uint8_t *rooms; /* for what comes in: AOE_RX_BATCH of AOE_ROOM each */
+	unsigned sectors; /* of one ATA command, at most, as clients were told last */
+	uint8_t *rooms;   /* for what comes in: AOE_RX_BATCH of AOE_ROOM each */
 	struct loop_msg flush;
 };
 
@@ -124,8 +125,8 @@ void aoe_port_init(struct aoe_port *port);
 /* What is to be read from it now. */
 void aoe_port_update(struct aoe_port *port);
 void aoe_port_flush(struct aoe_port *port);
-/* Sectors of one ATA command, by the MTU of the moment; at least 1. */
-unsigned aoe_port_sectors(const struct aoe_port *port);
+/* Sectors of one ATA command, by the MTU of the moment; at least 1. Good until it is said anew. */
+unsigned aoe_port_look(struct aoe_port *port);
 bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
 
 struct aoe {

@@ -236,14 +236,15 @@ static void ready(struct packet *packet, unsigned events)
 		receive(port);
 }
 
-unsigned aoe_port_sectors(const struct aoe_port *port)
+unsigned aoe_port_look(struct aoe_port *port)
 {
 	const int mtu = packet_mtu(&port->packet);
 	const int n = (mtu - (int)AOE_ATA_HEAD) / AOE_SECTOR;
 	const unsigned most = n < 1 ? 1 : n > AOE_SECTORS_MAX ? AOE_SECTORS_MAX : (unsigned)n;
 
 	/* So that what a client splits stays on blocks of 4 KiB. */
-	return most > 8 ? (unsigned)align_down(most, 8) : most;
+	port->sectors = most > 8 ? (unsigned)align_down(most, 8) : most;
+	return port->sectors;
 }
 
 /* At the end: what waits for room goes now, or is lost. */

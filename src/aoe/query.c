@@ -26,7 +26,7 @@ static void answer(struct aoe_task *t, uint8_t command)
 	*q = (struct aoe_query){
 		.buffers = be16_of(AOE_BUFFERS),
 		.firmware = be16_of(FIRMWARE),
-		.sectors = low_u8(aoe_port_sectors(t->place->port)),
+		.sectors = low_u8(aoe_port_look(t->place->port)),
 		.command = low_u8(AOE_VERSION << 4 | command),
 		.len = be16_of(string->len),
 	};
