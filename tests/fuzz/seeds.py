@@ -298,8 +298,43 @@ def grammar_seeds():
         write("grammar", f"names-{n}", names + text)
 
 
+# ---- aoe: two bytes of options, then frames; see aoe.c
+
+OTHER_CLIENT, OTHER_PORT, NO_WAIT = 1, 2, 4
+
+
+def aoe_frame(command, body=b"", flags=0, shelf=1, slot=2, tag=7):
+    frame = struct.pack(">BBHBBI", 0x10, 0, shelf, slot, command, tag) + body
+    return struct.pack(">BH", flags, len(frame)) + frame
+
+
+def aoe_ata(opcode, lba=0, count=0, data=b"", **more):
+    return aoe_frame(0, bytes([0x40, 0, count, opcode]) + lba.to_bytes(6, "little") + bytes(2) + data, **more)
+
+
+def aoe_query(command, string=b"", **more):
+    return aoe_frame(1, struct.pack(">HHBBH", 0, 0, 0, 0x10 | command, len(string)) + string, **more)
+
+
+def aoe_seeds():
+    block = bytes(range(256)) * 2
+    everybody = {"shelf": 0xFFFF, "slot": 0xFF}
+    write("aoe", "discover", bytes(2) + aoe_query(0, **everybody) + aoe_ata(0xEC, count=1))
+    write("aoe", "transfers", bytes([0x02, 1]) + b"".join(
+        aoe_ata(w, 3, 2, 2 * block) + aoe_ata(r, 3, 2) for w, r in ((0x30, 0x20), (0x34, 0x24), (0xCA, 0xC8), (0x35, 0x25))))
+    write("aoe", "others", bytes([0x04, 2]) + b"".join(aoe_ata(n, 1, 1) for n in (0x40, 0x42, 0xE0, 0xE1, 0xE5, 0xE7, 0xEA, 0xB0)))
+    write("aoe", "strings", bytes(2) + aoe_query(3, b"mine") + aoe_query(1, b"mine") + aoe_query(2, b"mi") +
+          aoe_query(3, b"yours") + aoe_query(4, b"yours", flags=OTHER_PORT) + aoe_query(4, b"x", flags=OTHER_CLIENT))
+    write("aoe", "again", bytes([0x08, 3]) + b"".join(
+        aoe_ata(0x34, lba, 2, 2 * block, tag=tag, flags=flags)
+        for tag, (lba, flags) in enumerate(((0, NO_WAIT), (0, NO_WAIT), (1, NO_WAIT), (0, NO_WAIT), (0, NO_WAIT | OTHER_PORT), (0, 0)))))
+    write("aoe", "wrong", bytes([0x70, 4]) + aoe_frame(2, bytes(4)) + aoe_frame(0xF0) + aoe_ata(0x24, 1 << 40, 1) +
+          aoe_ata(0x24, 0, 0) + aoe_ata(0x24, 0, 255) + aoe_ata(0x34, 0, 2, block) + aoe_frame(0) + aoe_query(7))
+    write("aoe", "jumbo", bytes([0x20, 5]) + aoe_ata(0x34, 8, 16, 16 * block) + aoe_ata(0x24, 8, 16) + aoe_ata(0x42, 0, 255))
+
+
 def main():
-    for seeds in (pdu_seeds, login_seeds, text_seeds, cdb_seeds, grammar_seeds):
+    for seeds in (pdu_seeds, login_seeds, text_seeds, cdb_seeds, grammar_seeds, aoe_seeds):
         seeds()
 
 

@@ -1,0 +1,255 @@
+/*
+ * Fuzz: frames of ATA over Ethernet, on simulated loops, with an interface that is this file's: two
+ * ports of one disk, and what they send is judged as a client would.
+ *
+ * An input is a byte of options, one that is the seed, and frames. A frame is a byte of flags, two bytes
+ * that say how many follow, and these: the frame behind its ethertype. The harness says from whom and to
+ * whom it is.
+ */
+#include <stdlib.h>
+
+#include "aoe/aoe.h"
+#include "fuzz.h"
+#include "loop/sim.h"
+
+enum options {
+	OPT_READ_ONLY = 0x01,
+	OPT_WRITEBACK = 0x02,
+	OPT_VOLATILE = 0x04,
+	OPT_SLOW = 0x08,  /* a write takes its time, so that others meet it */
+	OPT_MASKS = 0x10, /* only the first client is answered */
+	OPT_JUMBO = 0x20,
+	OPT_FULL = 0x40, /* now and then nothing can be sent */
+};
+
+enum flags {
+	FRAME_OTHER_CLIENT = 0x01,
+	FRAME_OTHER_PORT = 0x02,
+	FRAME_NO_WAIT = 0x04,
+};
+
+#define PORTS     2
+#define FRAMES    64
+#define STEPS_MAX UINT64_C(1000000)
+#define SHELF     1
+#define SLOT      2
+
+/* The interfaces: what loop/packet.c would do. */
+static struct wire {
+	struct packet *ports[PORTS];
+	uint8_t frame[16384];
+	uint32_t len; /* of the frame that waits; 0: none */
+	uint8_t options;
+	unsigned sends;
+} wire;
+
+int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config)
+{
+	const unsigned i = config->interface[0] == 'b';
+
+	CHECK(config->ethertype == 0x88a2 && config->mask_at == 14 && config->mask_bits == 8);
+	p->loop = loop;
+	p->fd = 0;
+	memset(p->mac, 0x20 + (int)i, sizeof(p->mac));
+	str_copy(p->interface, sizeof(p->interface), config->interface);
+	wire.ports[i] = p;
+	return 0;
+}
+
+void packet_close(struct packet *p)
+{
+	p->fd = -1;
+}
+
+int packet_want(struct packet *p, unsigned wanted)
+{
+	CHECK(p->fd == 0);
+	p->wanted = wanted;
+	return 0;
+}
+
+int packet_mtu(const struct packet *p)
+{
+	return (wire.options & OPT_JUMBO) != 0 ? 9000 : 1500;
+}
+
+int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n)
+{
+	CHECK(p->fd == 0 && n > 0);
+	if (wire.len == 0)
+		return -EAGAIN;
+	CHECK(wire.len <= frames[0].cap);
+	memcpy(frames[0].data, wire.frame, wire.len);
+	frames[0].len = wire.len;
+	wire.len = 0;
+	return 1;
+}
+
+static void judge(const struct packet *p, const uint8_t *f, uint32_t len)
+{
+	const bool is_error = (f[14] & 4) != 0;
+
+	CHECK(len >= 60 && len <= 1060u * ((wire.options & OPT_JUMBO) != 0 ? 9 : 2));
+	CHECK(memcmp(f + 6, p->mac, 6) == 0 && load_be16(f + 12) == 0x88a2);
+	CHECK(f[14] == (is_error ? 0x1c : 0x18) && is_error == (f[15] != 0) && f[15] <= 6);
+	CHECK(load_be16(f + 16) == SHELF && f[18] == SLOT);
+	if (!is_error && f[19] == 0)
+		CHECK((f[27] & 0x40) != 0 && ((f[27] & 1) != 0) == (f[25] != 0));
+	if (!is_error && f[19] == 1)
+		CHECK(32u + load_be16(f + 30) <= len && f[28] >= 1);
+	CHECK(is_error || f[19] <= 1);
+}
+
+int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
+{
+	CHECK(p->fd == 0 && n > 0);
+	if ((wire.options & OPT_FULL) != 0 && ++wire.sends % 3 == 0)
+		return -EAGAIN;
+	judge(p, frames[0].data, frames[0].len);
+	return 1;
+}
+
+/* ---- The world ---- */
+
+struct world {
+	struct loop_set *set;
+	struct unit *unit;
+	struct aoe *aoe;
+	bool stopped, arrived;
+	struct loop_msg msg;
+	unsigned port;
+};
+
+static const uint8_t clients[2][6] = {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}};
+
+static void disk_open(struct world *w)
+{
+	static const struct store_type *const types[] = {&store_ram, &store_fault, NULL};
+	const struct store_config sc = {.read_only = (wire.options & OPT_READ_ONLY) != 0};
+	const struct bdev_config bc = {.block_size = 512, .read_only = sc.read_only};
+	const struct unit_identity id = {.serial = "x"};
+	const char *spec = (wire.options & OPT_SLOW) != 0 ? "fault:rule=write;delay=1ms:ram:1M"
+			   : (wire.options & OPT_VOLATILE) != 0 ? "fault:volatile=on:ram:1M"
+								: "ram:1M";
+	struct store *store;
+	struct bdev *bdev;
+
+	CHECK(store_open(&store, w->set, types, spec, &sc, NULL) == 0);
+	CHECK(bdev_create(&bdev, store, &bc, NULL) == 0);
+	CHECK(unit_create(&w->unit, w->set, bdev, &id, 0) == 0);
+}
+
+static void world_open(struct world *w, uint8_t seed)
+{
+	uint8_t allowed[1][6];
+	struct aoe_export e = {
+		.shelf = SHELF, .slot = SLOT, .writeback = (wire.options & OPT_WRITEBACK) != 0};
+
+	memcpy(allowed[0], clients[0], sizeof(allowed[0]));
+	e.admins = (struct aoe_macs){.v = allowed, .n = 1};
+	if ((wire.options & OPT_MASKS) != 0)
+		e.allowed = e.admins;
+	*w = (struct world){0};
+	CHECK(sim_create(&w->set, 2, seed) == 0);
+	disk_open(w);
+	CHECK(aoe_create(&w->aoe, w->set, NULL) == 0);
+	e.interface = "a";
+	CHECK(aoe_add(w->aoe, w->unit, &e, NULL) == 0);
+	e.interface = "b";
+	CHECK(aoe_add(w->aoe, w->unit, &e, NULL) == 0);
+	aoe_start(w->aoe);
+	CHECK(sim_run(w->set, STEPS_MAX) < STEPS_MAX);
+}
+
+static void stopped(void *arg)
+{
+	struct world *w = arg;
+
+	w->stopped = true;
+}
+
+static void stop(struct loop_msg *msg)
+{
+	struct world *w = container_of(msg, struct world, msg);
+
+	aoe_stop(w->aoe, stopped, w);
+}
+
+static void world_close(struct world *w)
+{
+	w->msg.run = stop;
+	loop_post(loop_set_at(w->set, 0), &w->msg);
+	CHECK(sim_run(w->set, STEPS_MAX) < STEPS_MAX);
+	CHECK(w->stopped);
+	aoe_destroy(w->aoe);
+	for (unsigned i = 0; i < 2; i++)
+		CHECK(loop_memory_used(loop_set_at(w->set, i)) == 0);
+	unit_destroy(w->unit);
+	loop_set_destroy(w->set);
+}
+
+/* ---- Frames ---- */
+
+static void arrive(struct loop_msg *msg)
+{
+	struct world *w = container_of(msg, struct world, msg);
+	struct packet *p = wire.ports[w->port];
+
+	w->arrived = true;
+	if ((p->wanted & STREAM_IN) != 0)
+		p->ready(p, STREAM_IN);
+	if ((p->wanted & STREAM_OUT) != 0)
+		p->ready(p, STREAM_OUT);
+}
+
+/* Events of sockets come on their loop: the last one. */
+static void deliver(struct world *w, unsigned port)
+{
+	w->port = port;
+	w->msg.run = arrive;
+	w->arrived = false;
+	loop_post(loop_set_at(w->set, 1), &w->msg);
+	while (!w->arrived)
+		CHECK(sim_step(w->set));
+}
+
+static bool next_frame(struct reader *r, struct world *w)
+{
+	uint8_t flags;
+	const uint8_t *rest;
+	size_t got;
+
+	if (reader_left(r) < 3)
+		return false;
+	flags = read_u8(r);
+	rest = fuzz_bytes(r, min_u64(read_be16(r), sizeof(wire.frame) - 14), &got);
+	w->port = (flags & FRAME_OTHER_PORT) != 0;
+	memcpy(wire.frame, wire.ports[w->port]->mac, 6);
+	memcpy(wire.frame + 6, clients[(flags & FRAME_OTHER_CLIENT) != 0], 6);
+	store_be16(wire.frame + 12, 0x88a2);
+	memcpy(wire.frame + 14, rest, got);
+	/* The filter takes what has no flags. */
+	wire.len = got > 0 ? low_u32(14 + got) : 0;
+	deliver(w, w->port);
+	if ((flags & FRAME_NO_WAIT) == 0)
+		CHECK(sim_run(w->set, STEPS_MAX) < STEPS_MAX);
+	return true;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+	struct reader r = reader_of(data, len);
+	struct world w;
+
+	memset(&wire, 0, sizeof(wire));
+	wire.options = read_u8(&r);
+	world_open(&w, read_u8(&r));
+	for (unsigned n = 0; n < FRAMES && next_frame(&r, &w); n++) {
+	}
+	/* What could not be sent goes now. */
+	wire.options &= (uint8_t)~OPT_FULL;
+	for (unsigned i = 0; i < PORTS; i++)
+		deliver(&w, i);
+	world_close(&w);
+	return 0;
+}
