@@ -55,11 +55,14 @@ def works(server, victim, **more):
 
 @contextlib.contextmanager
 def left_as_it_was(server):
-    """In the end no descriptor and no session more than before."""
-    before, up, down = descriptors(server), *events(server)
+    """In the end no descriptor and no session more than before, when one may have been about to go."""
+    def left():
+        up, down = events(server)
+        return descriptors(server), up - down
+
+    before = left()
     yield
-    wait_until(lambda: descriptors(server) <= before and events(server)[0] - events(server)[1] == up - down, 30,
-               f"descriptors and sessions are gone: {descriptors(server)}, not {before}, {events(server)}")
+    wait_until(lambda: all(now <= then for now, then in zip(left(), before)), 30, f"only {before} descriptors and sessions are left")
 
 
 def events(server):
