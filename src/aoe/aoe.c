@@ -6,18 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int hex_value(char c)
-{
-	static const char digits[] = "0123456789abcdef";
-	const char *at = c != '\0' ? strchr(digits, c | 0x20) : NULL;
-
-	return at != NULL ? (int)(at - digits) : -1;
-}
-
 int aoe_mac_parse(uint8_t out[PACKET_MAC_LEN], const char *text)
 {
 	for (unsigned i = 0; i < PACKET_MAC_LEN; i++) {
-		int hi = hex_value(text[0]), lo = hi < 0 ? -1 : hex_value(text[1]);
+		int hi = str_digit(text[0], 16), lo = hi < 0 ? -1 : str_digit(text[1], 16);
 
 		if (lo < 0)
 			return -EINVAL;

@@ -125,6 +125,16 @@ const char *str_size(char *dst, size_t cap, uint64_t bytes)
 	return dst;
 }
 
+int str_digit(char c, unsigned base)
+{
+	int d = c >= '0' && c <= '9'   ? c - '0'
+		: c >= 'a' && c <= 'f' ? c - 'a' + 10
+		: c >= 'A' && c <= 'F' ? c - 'A' + 10
+				       : -1;
+
+	return d < (int)base ? d : -1;
+}
+
 void str_hex(char *dst, const void *src, size_t src_len)
 {
 	const uint8_t *p = src;

@@ -21,6 +21,8 @@ bool str_escape(char *dst, size_t cap, const char *src, size_t src_len);
 /* "10 GiB", "1.5 GiB", "512 B": binary units, rounded down to two decimals. What was rounded shows
  * both ("10.00 GiB"), what is exact no trailing zero. */
 const char *str_size(char *dst, size_t cap, uint64_t bytes);
+/* The value of a digit in `base` (up to 16), or -1. */
+int str_digit(char c, unsigned base);
 void str_hex(char *dst, const void *src, size_t src_len); /* dst: 2 * src_len + 1 */
 
 #endif

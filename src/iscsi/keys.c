@@ -88,16 +88,6 @@ static enum keys_status reject(struct negotiation *n, const struct iscsi_key *k)
 
 /* ---- Values (RFC 7143 6.1) ---- */
 
-static int digit_of(char c, unsigned base)
-{
-	int d = c >= '0' && c <= '9'   ? c - '0'
-		: c >= 'a' && c <= 'f' ? c - 'a' + 10
-		: c >= 'A' && c <= 'F' ? c - 'A' + 10
-				       : -1;
-
-	return d < (int)base ? d : -1;
-}
-
 /* 16 or 64 when the text begins like a hex-constant or base64-constant, else 10. */
 static unsigned base_of(const char *s)
 {
@@ -119,7 +109,7 @@ bool keys_number(const char *text, uint32_t min, uint32_t max, uint32_t *out)
 	if (*s == '\0')
 		return false;
 	for (; *s != '\0'; s++) {
-		int d = digit_of(*s, base);
+		int d = str_digit(*s, base);
 
 		if (d < 0 || v > UINT32_MAX)
 			return false;
@@ -146,7 +136,7 @@ static int binary_of_hex(const char *s, uint8_t *out, size_t cap)
 	if (digits == 0 || len > cap)
 		return -EINVAL;
 	for (size_t i = 0; i < digits; i++) {
-		int d = digit_of(s[i], 16);
+		int d = str_digit(s[i], 16);
 
 		if (d < 0)
 			return -EINVAL;

@@ -83,7 +83,7 @@ def test_wrong_options():
     for option, text in (("aoe0", "aoe0"), ("aoe0:", "aoe0:"), (":1.0", ":1.0"), ("aoe0:1", "aoe0:1"), ("aoe0:1.", "aoe0:1."),
                          ("aoe0:65535.0", "65535"), ("aoe0:4095.0", "4095"), ("aoe0:65536.0", "65536"), ("aoe0:-1.0", "-1"),
                          ("aoe0:1.255", "255"), ("aoe0:1.256", "256"), ("aoe0:1.0x", "1.0x"), ("aoe0:1.0,potato", "potato"),
-                         ("aoe0:1.0,cache=potato", "potato"), ("aoe0:1.0,mac=potato", "potato"),
+                         ("aoe0:1.0,cache=potato", "potato"), ("aoe0:1.0,mac=potato", "potato"), ("aoe0:1.0,mac=52540012345\x11", "Ethernet address"),
                          ("aoe0:1.0,mac=52:54:00:12:34", "52:54:00:12:34"),
                          ("aoe0:1.0,admin=52:54:00:12:34:56:78", "52:54:00:12:34:56:78")):
         expect_error(2, "run", "ram:1M", "--port", "0", "--aoe", option, says=[text], timeout=20)

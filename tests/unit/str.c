@@ -119,6 +119,13 @@ static void hex(void **state)
 
 	str_hex(buf, "\x00\x1f\xab\xff", 4);
 	assert_string_equal(buf, "001fabff");
+	assert_int_equal(str_digit('f', 16), 15);
+	assert_int_equal(str_digit('A', 16), 10);
+	assert_int_equal(str_digit('9', 10), 9);
+	assert_int_equal(str_digit('a', 10), -1);
+	assert_int_equal(str_digit('g', 16), -1);
+	assert_int_equal(str_digit('\x11', 16), -1);
+	assert_int_equal(str_digit('\0', 16), -1);
 	str_hex(buf, "", 0);
 	assert_string_equal(buf, "");
 }
