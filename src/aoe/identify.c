@@ -57,11 +57,12 @@ static void put_features(uint8_t *out, bool write_cache)
 {
 	const uint16_t cache = write_cache ? 0x0020 : 0;
 
-	/* 82: power management, write cache; 83: FLUSH CACHE and EXT, LBA48; 84: World Wide Name. */
-	put(out, WORD_COMMANDS, 0x0028);
+	/* 82: write cache; 83: FLUSH CACHE and EXT, LBA48; 84: World Wide Name. Not power management: of
+	 * that there are only the commands that end at once. */
+	put(out, WORD_COMMANDS, cache);
 	put(out, WORD_COMMANDS + 1, 0x7400);
 	put(out, WORD_COMMANDS + 2, 0x4100);
-	put(out, WORD_ENABLED, 0x0008 | cache);
+	put(out, WORD_ENABLED, cache);
 	put(out, WORD_ENABLED + 1, 0x3400);
 	put(out, WORD_ENABLED + 2, 0x4100);
 }

@@ -314,7 +314,8 @@ def test_identify():
         assert who.size == 64 * MIB // SECTOR and who.lba48, who
         assert who.words[60] | who.words[61] << 16 == who.size, who
         assert who.model and who.serial and who.firmware, who
-        assert {"lba", "dma", "lba48", "flush"} <= who.flags and "cache on" not in who.flags, who.flags
+        assert {"lba", "dma", "lba48", "flush"} <= who.flags and not {"cache", "cache on"} & who.flags, who.flags
+        assert not who.words[82] & 8, "power management, of which it has a part"
         assert who.words[255] & 0xFF == 0xA5 and sum(who.data) & 0xFF == 0, hex(who.words[255])
         other = c.identify(slot=1)
         assert other.size == 3 << 40 >> 9, other
