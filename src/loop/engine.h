@@ -63,6 +63,17 @@ struct loop_set {
 
 int loop_watch(struct loop *loop, int fd, struct loop_source *src, uint32_t epoll_events);
 int loop_rewatch(struct loop *loop, int fd, struct loop_source *src, uint32_t epoll_events);
+/* Between STREAM_IN, STREAM_OUT and what epoll calls them. */
+static inline uint32_t to_epoll(unsigned wanted)
+{
+	return ((wanted & STREAM_IN) != 0 ? EPOLLIN : 0) |
+	       ((wanted & STREAM_OUT) != 0 ? EPOLLOUT : 0);
+}
+static inline unsigned of_epoll(uint32_t epoll_events)
+{
+	return ((epoll_events & EPOLLIN) != 0 ? STREAM_IN : 0) |
+	       ((epoll_events & EPOLLOUT) != 0 ? STREAM_OUT : 0);
+}
 /* `src` may be freed right afterwards, even while a batch of events is being handed out. */
 void loop_unwatch(struct loop *loop, int fd, struct loop_source *src);
 uint64_t monotonic_ns(void);

@@ -26,17 +26,12 @@ static void forget_error(int fd)
 static void packet_source_ready(struct loop_source *src, uint32_t epoll_events)
 {
 	struct packet *p = container_of(src, struct packet, source);
-	unsigned events = 0;
+	/* What is wanted may have changed since epoll looked. */
+	const unsigned events = of_epoll(epoll_events) & p->wanted;
 
-	if (epoll_events & EPOLLIN)
-		events |= STREAM_IN;
-	if (epoll_events & EPOLLOUT)
-		events |= STREAM_OUT;
 	/* The interface went down. When it is up again, frames come again. */
 	if (epoll_events & EPOLLERR)
 		forget_error(p->fd);
-	/* What is wanted may have changed since epoll looked. */
-	events &= p->wanted;
 	if (events != 0)
 		p->ready(p, events);
 }
@@ -141,9 +136,7 @@ int packet_want(struct packet *p, unsigned wanted)
 
 	if (p->wanted == wanted)
 		return 0;
-	err = loop_rewatch(p->loop, p->fd, &p->source,
-			   ((wanted & STREAM_IN) != 0 ? EPOLLIN : 0) |
-				   ((wanted & STREAM_OUT) != 0 ? EPOLLOUT : 0));
+	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted));
 	if (err == 0)
 		p->wanted = wanted;
 	return err;

@@ -8,23 +8,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static uint32_t to_epoll(unsigned wanted)
-{
-	return ((wanted & STREAM_IN) != 0 ? EPOLLIN : 0) |
-	       ((wanted & STREAM_OUT) != 0 ? EPOLLOUT : 0);
-}
-
 static void stream_source_ready(struct loop_source *src, uint32_t epoll_events)
 {
 	struct stream *s = container_of(src, struct stream, source);
-	unsigned events = 0;
-
-	if (epoll_events & EPOLLIN)
-		events |= STREAM_IN;
-	if (epoll_events & EPOLLOUT)
-		events |= STREAM_OUT;
 	/* What is wanted may have changed since epoll looked. */
-	events &= s->wanted;
+	unsigned events = of_epoll(epoll_events) & s->wanted;
+
 	if (epoll_events & (EPOLLHUP | EPOLLERR))
 		events |= STREAM_HUP;
 	if (events != 0)
