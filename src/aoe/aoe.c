@@ -84,7 +84,7 @@ static void start(struct loop_msg *msg)
 
 static bool is_idle(const struct aoe *aoe)
 {
-	if (aoe->ntasks != 0 || aoe->nattaching != 0 || aoe->nchanges != 0)
+	if (aoe->ntasks != 0 || aoe->nattaching != 0)
 		return false;
 	list_for_each (pos, &aoe->ports)
 		if (list_entry(pos, struct aoe_port, link)->flush_queued)
@@ -115,7 +115,6 @@ static void stop(struct loop_msg *msg)
 	struct aoe *aoe = container_of(msg, struct aoe, stop);
 
 	aoe->stopping = true;
-	update_ports(aoe);
 	list_for_each (pos, &aoe->ports)
 		aoe_port_flush(list_entry(pos, struct aoe_port, link));
 	aoe_settle(aoe);

@@ -23,7 +23,6 @@
 #define AOE_STRING_TAG  "aoe-config"
 
 struct ata_command;
-struct string_change;
 
 /* ---- Disks and places ---- */
 
@@ -43,7 +42,7 @@ struct aoe_disk {
 	struct list flights; /* transfers under way, the oldest first */
 	unsigned nwaiting;   /* of them, those that wait for earlier ones */
 	struct aoe_string string;
-	struct string_change *change; /* under way; NULL: none */
+	bool changes_string; /* and has a task for that */
 };
 
 /* A disk at a port. */
@@ -135,7 +134,7 @@ struct aoe {
 	const struct log *log;
 	struct list ports, disks;
 	struct loop_msg start, stop, stopped;
-	unsigned nattaching, ntasks, nchanges;
+	unsigned nattaching, ntasks;
 	bool started, stopping, is_stopped;
 	void (*when_stopped)(void *arg);
 	void *arg;

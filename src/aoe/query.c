@@ -119,8 +119,7 @@ static void done(struct unit_op *op, int err)
 	struct string_change *c = container_of(op, struct string_change, op);
 	struct aoe_disk *disk = c->task->place->disk;
 
-	disk->change = NULL;
-	disk->aoe->nchanges--;
+	disk->changes_string = false;
 	if (err == 0) {
 		disk->string = c->string;
 		answer(c->task, c->command);
@@ -135,7 +134,7 @@ static void change_string(struct aoe_place *place, const uint8_t *frame, uint8_t
 			  const struct aoe_string *string)
 {
 	struct aoe_disk *disk = place->disk;
-	struct string_change *c = disk->change == NULL ? malloc(sizeof(*c)) : NULL;
+	struct string_change *c = disk->changes_string ? NULL : malloc(sizeof(*c));
 
 	if (c == NULL)
 		return;
@@ -151,8 +150,7 @@ static void change_string(struct aoe_place *place, const uint8_t *frame, uint8_t
 		free(c);
 		return;
 	}
-	disk->change = c;
-	disk->aoe->nchanges++;
+	disk->changes_string = true;
 	unit_publish(&c->op);
 }
 
