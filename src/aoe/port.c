@@ -30,6 +30,7 @@ struct aoe_task *aoe_task_create(struct aoe_place *place, const void *request, u
 	list_init(&t->link);
 	memcpy(aoe_task_head(t), request, head_len);
 	aoe_task_head(t)->error = AOE_OK;
+	loop_charge(disk->aoe->loop, LOOP_EARLY, sizeof(*t));
 	disk->ntasks++;
 	disk->aoe->ntasks++;
 	return t;
@@ -47,6 +48,7 @@ void aoe_task_drop(struct aoe_task *t)
 	list_remove(&t->link);
 	loop_buf_put(t->buf);
 	free(t);
+	loop_uncharge(disk->aoe->loop, LOOP_EARLY, sizeof(*t));
 	disk->ntasks--;
 	disk->aoe->ntasks--;
 	aoe_settle(disk->aoe);
