@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/figures.h"
 #include "bench/session.h"
 #include "bench/verify.h"
 
@@ -163,10 +163,6 @@ static const struct opt option_table[] = {
 	{0},
 };
 
-/* Latencies: 64 powers of two of nanoseconds, 16 steps each. */
-#define STEPS    16
-#define NBUCKETS (64 * STEPS)
-
 struct client {
 	struct session *session;
 	struct load *load;
@@ -190,56 +186,10 @@ struct load {
 	struct client *clients;
 	int epoll;
 	uint8_t *payload;
-	uint64_t now_ns, started, done, errors, refused, bytes;
-	uint64_t latency[NBUCKETS], latency_max;
+	uint64_t now_ns, started, done;
+	struct figures figures;
 	bool counting, stopping;
 };
-
-static uint64_t clock_ns(clockid_t id)
-{
-	struct timespec t;
-
-	clock_gettime(id, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static unsigned bucket_of(uint64_t ns)
-{
-	unsigned log;
-
-	if (ns < STEPS)
-		return (unsigned)ns;
-	log = 63 - (unsigned)__builtin_clzll(ns);
-	return (log - 3) * STEPS + (unsigned)((ns >> (log - 4)) & (STEPS - 1));
-}
-
-static uint64_t bucket_bound(unsigned b)
-{
-	return b < 2 * STEPS ? b : (uint64_t)(STEPS + b % STEPS) << (b / STEPS - 1);
-}
-
-static uint64_t percentile_ns(const struct load *l, double p)
-{
-	uint64_t total = 0, seen = 0;
-
-	for (unsigned i = 0; i < NBUCKETS; i++)
-		total += l->latency[i];
-	for (unsigned i = 0; i < NBUCKETS; i++) {
-		seen += l->latency[i];
-		if (seen > 0 && (double)seen >= p * (double)total)
-			return bucket_bound(i);
-	}
-	return 0;
-}
-
-/* xorshift64 */
-static uint64_t random_next(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
 
 /* ---- Commands -------------------------------------------------------------------------------- */
 
@@ -323,30 +273,27 @@ static void command_ended(void *arg, unsigned slot, const struct command *cmd, u
 {
 	struct client *c = arg;
 	struct load *l = c->load;
-	uint64_t ns = l->now_ns - cmd->started_ns;
 
 	c->in_flight--;
 	queue_push(&c->free_slots, &c->slots[slot].link);
 	if (status == STATUS_TASK_SET_FULL) {
 		c->slots[slot].again = true;
 		c->slots[slot].refused = *cmd;
-		l->refused += l->counting;
+		l->figures.refused += l->counting;
 		l->started--;
 		return;
 	}
 	if (status != 0) {
-		if (l->errors++ == 0)
+		if (l->figures.errors++ == 0)
 			fprintf(stderr, "lba %llu: status 0x%02x\n", (unsigned long long)cmd->lba,
 				status);
 	} else if (c->verify != NULL) {
 		verify_ended(c->verify, slot, cmd);
 	}
 	l->done++;
-	if (!l->counting)
-		return;
-	l->bytes += (uint64_t)cmd->nblocks * l->o.block_size;
-	l->latency[bucket_of(ns)]++;
-	l->latency_max = max_u64(l->latency_max, ns);
+	if (l->counting)
+		figures_count(&l->figures, (uint64_t)cmd->nblocks * l->o.block_size,
+			      l->now_ns - cmd->started_ns);
 }
 
 static void data_arrived(void *arg, unsigned slot, const struct command *cmd, uint32_t off,
@@ -442,52 +389,8 @@ static int drain(struct load *l)
 	return err;
 }
 
-/* CPU nanoseconds of a process, all its threads: exact, where utime and stime count ticks. */
-static uint64_t process_cpu_ns(uint64_t pid)
-{
-	clockid_t id;
-	struct timespec t;
-
-	if (pid == 0 || clock_getcpuclockid((pid_t)pid, &id) != 0 || clock_gettime(id, &t) != 0)
-		return 0;
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-struct figures {
-	double seconds, server_cpu, client_cpu;
-	uint64_t ops;
-};
-
-static void report(const struct load *l, const struct figures *f)
-{
-	double iops = (double)f->ops / f->seconds;
-	double mbs = (double)l->bytes / f->seconds / 1e6;
-	double us = f->ops > 0 ? f->server_cpu * 1e6 / (double)f->ops : 0;
-
-	if (l->o.json)
-		printf("{\"iops\":%.0f,\"mb_s\":%.1f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%."
-		       "1f,"
-		       "\"max_us\":%.1f,\"server_cpu_us_per_op\":%.3f,\"server_cpu_s\":%.3f,"
-		       "\"client_cpu_s\":%.3f,\"ops\":%llu,\"errors\":%llu,\"refused\":%llu,"
-		       "\"seconds\":%.3f}\n",
-		       iops, mbs, (double)percentile_ns(l, 0.5) / 1e3,
-		       (double)percentile_ns(l, 0.99) / 1e3, (double)percentile_ns(l, 0.999) / 1e3,
-		       (double)l->latency_max / 1e3, us, f->server_cpu, f->client_cpu,
-		       (unsigned long long)f->ops, (unsigned long long)l->errors,
-		       (unsigned long long)l->refused, f->seconds);
-	else
-		printf("%.0f IOPS  %.1f MB/s  p50 %.1f us  p99 %.1f us  p99.9 %.1f us  max %.1f us "
-		       " "
-		       "server CPU %.3f us/op  errors %llu\n",
-		       iops, mbs, (double)percentile_ns(l, 0.5) / 1e3,
-		       (double)percentile_ns(l, 0.99) / 1e3, (double)percentile_ns(l, 0.999) / 1e3,
-		       (double)l->latency_max / 1e3, us, (unsigned long long)l->errors);
-}
-
 static int measure(struct load *l)
 {
-	struct figures f;
-	uint64_t t0, server0, client0, done0;
 	int err = 0;
 
 	l->now_ns = clock_ns(CLOCK_MONOTONIC);
@@ -498,24 +401,17 @@ static int measure(struct load *l)
 						      : l->now_ns + l->o.warmup_ms * 1000000);
 	if (err < 0)
 		return err;
-	t0 = clock_ns(CLOCK_MONOTONIC);
-	server0 = process_cpu_ns(l->o.pid);
-	client0 = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-	done0 = l->done;
+	figures_begin(&l->figures);
 	l->counting = true;
-	err = run_until(l, l->o.ops > 0 ? UINT64_MAX : t0 + l->o.seconds_ms * 1000000);
+	err = run_until(l, l->o.ops > 0 ? UINT64_MAX
+					: clock_ns(CLOCK_MONOTONIC) + l->o.seconds_ms * 1000000);
 	l->counting = false;
 	if (err < 0)
 		return err;
-	f = (struct figures){
-		.seconds = (double)(clock_ns(CLOCK_MONOTONIC) - t0) / 1e9,
-		.server_cpu = (double)(process_cpu_ns(l->o.pid) - server0) / 1e9,
-		.client_cpu = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - client0) / 1e9,
-		.ops = l->done - done0,
-	};
+	figures_end(&l->figures);
 	err = drain(l);
 	if (err == 0)
-		report(l, &f);
+		figures_print(&l->figures, l->o.json);
 	return err;
 }
 
@@ -646,34 +542,25 @@ static void sleep_until(uint64_t ns)
 /* Each logs in, sends a first command, and hangs up. */
 static int measure_logins(struct load *l, struct diag *d)
 {
-	struct session_config config = config_of(l, 0);
-	uint64_t t0 = clock_ns(CLOCK_MONOTONIC), server0 = process_cpu_ns(l->o.pid);
-	uint64_t client0 = clock_ns(CLOCK_PROCESS_CPUTIME_ID), began = t0;
-	struct figures f;
+	const struct session_config config = config_of(l, 0);
+	const uint64_t t0 = clock_ns(CLOCK_MONOTONIC);
+	uint64_t began = t0;
 
+	figures_begin(&l->figures);
 	while (began < t0 + l->o.seconds_ms * 1000000) {
 		struct session *s;
-		uint64_t ns;
 		int err = session_open(&s, &config, d);
 
 		if (err < 0)
 			return err;
 		session_close(s);
-		ns = clock_ns(CLOCK_MONOTONIC) - began;
-		l->latency[bucket_of(ns)]++;
-		l->latency_max = max_u64(l->latency_max, ns);
-		l->done++;
+		figures_count(&l->figures, 0, clock_ns(CLOCK_MONOTONIC) - began);
 		if (l->o.rate > 0)
-			sleep_until(t0 + l->done * 1000000000u / l->o.rate);
+			sleep_until(t0 + l->figures.ops * 1000000000u / l->o.rate);
 		began = clock_ns(CLOCK_MONOTONIC);
 	}
-	f = (struct figures){
-		.seconds = (double)(began - t0) / 1e9,
-		.server_cpu = (double)(process_cpu_ns(l->o.pid) - server0) / 1e9,
-		.client_cpu = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - client0) / 1e9,
-		.ops = l->done,
-	};
-	report(l, &f);
+	figures_end(&l->figures);
+	figures_print(&l->figures, l->o.json);
 	return 0;
 }
 
@@ -721,6 +608,8 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	allow_descriptors();
+	if (load.o.pid != 0)
+		load.figures.servers[load.figures.nservers++] = load.o.pid;
 	err = setup(&load, &d);
 	if (err == 0 && load.o.workload == LOGIN)
 		err = measure_logins(&load, &d);
@@ -729,5 +618,5 @@ int main(int argc, char **argv)
 	else
 		err = run_workload(&load);
 	teardown(&load);
-	return err < 0 || load.errors > 0 ? 1 : 0;
+	return err < 0 || load.figures.errors > 0 ? 1 : 0;
 }

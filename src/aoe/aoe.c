@@ -180,7 +180,6 @@ static int about_interface(int err, const char *name, struct diag *d)
 static void port_free(struct aoe_port *port)
 {
 	packet_close(&port->packet);
-	free(port->rooms);
 	free(port);
 }
 
@@ -188,6 +187,7 @@ static int port_create(struct aoe_port **out, struct aoe *aoe, const char *inter
 		       struct diag *d)
 {
 	const struct packet_config config = {.interface = interface,
+					     .frame_max = AOE_FRAME_MAX,
 					     .ethertype = AOE_ETHERTYPE,
 					     .mask_at = AOE_FLAGS_AT,
 					     .mask_bits = AOE_RESPONSE};
@@ -198,8 +198,7 @@ static int port_create(struct aoe_port **out, struct aoe *aoe, const char *inter
 		return diag_set(d, -ENOMEM, "out of memory");
 	port->aoe = aoe;
 	aoe_port_init(port);
-	port->rooms = malloc(AOE_ROOM * AOE_RX_BATCH);
-	err = port->rooms == NULL ? -ENOMEM : packet_open(&port->packet, aoe->loop, &config);
+	err = packet_open(&port->packet, aoe->loop, &config);
 	if (err != 0) {
 		port_free(port);
 		return about_interface(err, interface, d);

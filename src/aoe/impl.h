@@ -13,12 +13,11 @@
 #include "aoe/aoe.h"
 #include "aoe/proto.h"
 
-#define AOE_BUFFERS     64         /* advertised: as many requests as Linux ever has under way */
-#define AOE_TASKS_MAX   256        /* of a disk, under way */
-#define AOE_SECTORS_MAX 24         /* of one frame; the largest that fits into a buffer of 16 KiB */
-#define AOE_DATA_AT     4096       /* in a task's buffer: direct I/O wants its data on a page */
-#define AOE_ROOM        (16 * KiB) /* for a frame that comes in */
-#define AOE_RX_BATCH    32
+#define AOE_BUFFERS     64   /* advertised: as many requests as Linux ever has under way */
+#define AOE_TASKS_MAX   256  /* of a disk, under way */
+#define AOE_SECTORS_MAX 24   /* of one frame; the largest that fits into a buffer of 16 KiB */
+#define AOE_DATA_AT     4096 /* in a task's buffer: direct I/O wants its data on a page */
+#define AOE_FRAME_MAX   (AOE_ATA_HEAD + AOE_SECTORS_MAX * AOE_SECTOR)
 #define AOE_TAGS        4 /* of one request that came several times */
 #define AOE_STRING_TAG  "aoe-config"
 
@@ -116,7 +115,6 @@ struct aoe_port {
 	struct list out; /* answers */
 	bool flush_queued, blocked;
 	unsigned sectors; /* of one ATA command, at most, as clients were told last */
-	uint8_t *rooms;   /* for what comes in: AOE_RX_BATCH of AOE_ROOM each */
 	struct loop_msg flush;
 };
 

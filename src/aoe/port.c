@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-#define RX_ROUNDS 4 /* batches of a turn; other sockets of the loop come in between */
+#define RX_TURN 128 /* frames; other sockets of the loop come in between */
 
 /* ---- Tasks ---- */
 
@@ -195,8 +195,9 @@ static bool is_for(const struct aoe_head *h, const struct aoe_export *e)
 	       (h->slot == AOE_SLOT_ALL || h->slot == e->slot);
 }
 
-static void port_frame(struct aoe_port *port, const uint8_t *frame, uint32_t len)
+static void port_frame(struct packet *packet, const uint8_t *frame, uint32_t len)
 {
+	struct aoe_port *port = container_of(packet, struct aoe_port, packet);
 	const struct aoe_head *h = (const void *)frame;
 	bool to_many;
 
@@ -211,21 +212,6 @@ static void port_frame(struct aoe_port *port, const uint8_t *frame, uint32_t len
 	}
 }
 
-static void receive(struct aoe_port *port)
-{
-	struct packet_frame frames[AOE_RX_BATCH];
-	int n = AOE_RX_BATCH;
-
-	for (unsigned round = 0; round < RX_ROUNDS && n == AOE_RX_BATCH; round++) {
-		for (unsigned i = 0; i < AOE_RX_BATCH; i++)
-			frames[i] = (struct packet_frame){.data = port->rooms + i * AOE_ROOM,
-							  .cap = AOE_ROOM};
-		n = packet_recv(&port->packet, frames, AOE_RX_BATCH);
-		for (int i = 0; i < n; i++)
-			port_frame(port, frames[i].data, frames[i].len);
-	}
-}
-
 static void ready(struct packet *packet, unsigned events)
 {
 	struct aoe_port *port = container_of(packet, struct aoe_port, packet);
@@ -235,7 +221,7 @@ static void ready(struct packet *packet, unsigned events)
 		queue_flush(port);
 	}
 	if ((events & STREAM_IN) != 0)
-		receive(port);
+		packet_recv(packet, RX_TURN);
 }
 
 unsigned aoe_port_look(struct aoe_port *port)
@@ -261,5 +247,6 @@ void aoe_port_init(struct aoe_port *port)
 	list_init(&port->places);
 	list_init(&port->out);
 	port->packet.ready = ready;
+	port->packet.frame = port_frame;
 	port->flush.run = flush;
 }

@@ -285,6 +285,8 @@ int stream_local_addr(const struct stream *s, union net_addr *out);
 struct packet {
 	/* STREAM_IN: there may be frames; STREAM_OUT: there is room again. Set before it is opened. */
 	void (*ready)(struct packet *p, unsigned events);
+	/* Out of packet_recv: a frame, whose bytes are good until it returns. */
+	void (*frame)(struct packet *p, const uint8_t *data, uint32_t len);
 	uint8_t mac[PACKET_MAC_LEN]; /* the interface's, when it was opened */
 	char interface[16];
 	/* private */
@@ -292,30 +294,37 @@ struct packet {
 	int fd;
 	unsigned wanted;
 	struct loop_source source;
+	struct packet_ring {
+		uint8_t *at; /* NULL: there is none */
+		size_t block, nblocks, frame, per_block;
+		size_t next;
+	} ring;
+	uint32_t frame_max;
+	bool outgrown; /* the MTU is larger than the frames of the ring */
 };
 
 struct packet_config {
 	const char *interface;
+	uint32_t frame_max; /* bytes: longer ones are not wanted, and may be cut */
 	uint16_t ethertype;
 	/* Frames with one of these bits in this byte are not delivered. */
 	uint8_t mask_at, mask_bits;
 };
 
-/* `data` begins with the destination's address. */
+/* To be sent: `data` begins with the destination's address. */
 struct packet_frame {
-	uint8_t *data;
-	uint32_t cap, len; /* bytes: of room for a received one; of the frame */
+	const uint8_t *data;
+	uint32_t len;
 };
 
 /* Before the loop runs, or on it; nothing is wanted yet. 0 or -errno: -ENODEV, -EPERM, -EPROTONOSUPPORT: no Ethernet. */
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config);
 void packet_close(struct packet *p); /* fine when closed; `ready` is not called again */
 int packet_want(struct packet *p, unsigned wanted);
-/* As it is now, or -errno: -ENODEV when the interface is gone. */
-int packet_mtu(const struct packet *p);
-/* How many came, at most PACKET_BATCH, or -errno: -EAGAIN, or -ENETDOWN once when the interface goes
- * down. One that is for another machine, or too long for its room, has `len` 0. */
-int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n);
+/* As it is now, or -errno: -ENODEV when the interface is gone. It makes room for frames of that size, too. */
+int packet_mtu(struct packet *p);
+/* Hands at most `n` frames for this machine to `frame`, and says how many there were. */
+unsigned packet_recv(struct packet *p, unsigned n);
 /* How many left, from the first one on, at most PACKET_BATCH, or -errno of the first one: -EAGAIN,
  * -ENOBUFS, -ENETDOWN, -EMSGSIZE. */
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n);

@@ -1,5 +1,9 @@
 /*
- * Packet sockets: Ethernet frames of one type on one interface, many in a system call.
+ * Packet sockets: Ethernet frames of one type on one interface. They come through a ring of memory that
+ * the kernel fills (TPACKET_V2: version 3 tells of frames only when a block is full or its time is
+ * over), and leave many in a system call.
+ *
+ * A ring's frame is the kernel's until its status says otherwise, and ours until we say so.
  */
 #include "loop/engine.h"
 
@@ -11,9 +15,14 @@
 #include <net/if_arp.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#define BUFFER_BYTES (8 * MiB) /* as far as the system allows (net.core.rmem_max, wmem_max) */
+#define SEND_BYTES (8 * MiB) /* as far as the system allows (net.core.wmem_max) */
+#define RING_BYTES (8 * MiB)
+#define RING_BLOCK (64 * KiB)
+/* What lies before a frame's bytes: more than a header, an address, and the kernel's alignment. */
+#define RING_HEADER 128
 
 static void forget_error(int fd)
 {
@@ -38,10 +47,13 @@ static void packet_source_ready(struct loop_source *src, uint32_t epoll_events)
 
 /* ---- Life ---- */
 
-/* Only frames whose byte at `mask_at` has none of `mask_bits`: what nobody wants is not copied. */
+/* Only what is sent to this machine or to all, and whose byte at `mask_at` has none of `mask_bits`: what
+ * nobody wants is not copied. */
 static int attach_filter(int fd, const struct packet_config *config)
 {
 	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, PACKET_BROADCAST, 2, 0),
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, config->mask_at),
 		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, config->mask_bits, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, 0),
@@ -54,11 +66,10 @@ static int attach_filter(int fd, const struct packet_config *config)
 		       : -errno;
 }
 
-static void grow_buffers(int fd)
+static void grow_send_buffer(int fd)
 {
-	const int bytes = BUFFER_BYTES;
+	const int bytes = SEND_BYTES;
 
-	(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
@@ -78,9 +89,92 @@ static int bind_to(int fd, int index, uint16_t ethertype)
 	return bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0 ? 0 : -errno;
 }
 
-/* Bound last: then frames come, and all of them are wanted ones. */
-static int set_up(struct packet *p, int fd, const struct packet_config *config)
+/* ---- The ring ---- */
+
+static int set_ring(const struct packet *p, const struct packet_ring *r)
 {
+	const struct tpacket_req req = {
+		.tp_block_size = (unsigned)r->block,
+		.tp_block_nr = (unsigned)r->nblocks,
+		.tp_frame_size = (unsigned)r->frame,
+		.tp_frame_nr = (unsigned)(r->nblocks * r->per_block),
+	};
+
+	return setsockopt(p->fd, SOL_PACKET, PACKET_RX_RING, &req, sizeof(req)) == 0 ? 0 : -errno;
+}
+
+static void ring_close(struct packet *p)
+{
+	if (p->ring.at != NULL)
+		munmap(p->ring.at, p->ring.block * p->ring.nblocks);
+	p->ring = (struct packet_ring){0};
+}
+
+/* For frames of an interface with this MTU. */
+static int ring_open(struct packet *p, int mtu)
+{
+	const uint32_t frame_len = (uint32_t)min_u64((uint64_t)mtu + ETH_HLEN, p->frame_max);
+	struct packet_ring r = {.block = RING_BLOCK,
+				.nblocks = RING_BYTES / RING_BLOCK,
+				.frame = align_up(frame_len + RING_HEADER, TPACKET_ALIGNMENT)};
+	const int version = TPACKET_V2;
+	int err;
+	void *at;
+
+	r.per_block = r.block / r.frame;
+	if (setsockopt(p->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0)
+		return -errno;
+	err = set_ring(p, &r);
+	if (err != 0)
+		return err;
+	at = mmap(NULL, r.block * r.nblocks, PROT_READ | PROT_WRITE, MAP_SHARED, p->fd, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	r.at = at;
+	p->ring = r;
+	return 0;
+}
+
+/* Those that are in it are lost, as on any wire. Where there is no memory for a larger one, there is the
+ * old one again, or none. */
+static void ring_reopen(struct packet *p)
+{
+	const struct packet_ring none = {0};
+	const int mtu = packet_mtu(p), old = (int)p->ring.frame - RING_HEADER - ETH_HLEN;
+
+	p->outgrown = false;
+	if (mtu < 0)
+		return;
+	ring_close(p);
+	if (set_ring(p, &none) == 0 && ring_open(p, mtu) != 0)
+		(void)ring_open(p, old);
+}
+
+static struct tpacket2_hdr *ring_next(const struct packet_ring *r)
+{
+	const size_t block = r->next / r->per_block, frame = r->next % r->per_block;
+
+	return (struct tpacket2_hdr *)(void *)(r->at + block * r->block + frame * r->frame);
+}
+
+static void ring_advance(struct packet_ring *r)
+{
+	r->next = r->next + 1 == r->nblocks * r->per_block ? 0 : r->next + 1;
+}
+
+/* ---- Opening and closing ---- */
+
+static int ring_begin(struct packet *p)
+{
+	const int mtu = packet_mtu(p);
+
+	return mtu < 0 ? mtu : ring_open(p, mtu);
+}
+
+/* Bound last: then frames come, and all of them are wanted ones. */
+static int set_up(struct packet *p, const struct packet_config *config)
+{
+	const int fd = p->fd;
 	struct ifreq r;
 	int err = ask_interface(fd, config->interface, SIOCGIFHWADDR, &r);
 
@@ -92,33 +186,37 @@ static int set_up(struct packet *p, int fd, const struct packet_config *config)
 	err = ask_interface(fd, config->interface, SIOCGIFINDEX, &r);
 	if (err == 0)
 		err = attach_filter(fd, config);
+	if (err == 0)
+		err = ring_begin(p);
 	if (err != 0)
 		return err;
-	grow_buffers(fd);
+	grow_send_buffer(fd);
 	return bind_to(fd, r.ifr_ifindex, config->ethertype);
 }
 
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config)
 {
-	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int err;
 
-	p->fd = -1;
-	if (fd < 0)
+	p->fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (p->fd < 0)
 		return -errno;
 	p->loop = loop;
 	p->wanted = 0;
+	p->ring = (struct packet_ring){0};
+	p->frame_max = config->frame_max;
+	p->outgrown = false;
 	p->source.ready = packet_source_ready;
-	err = set_up(p, fd, config);
-	if (err == 0)
-		err = loop_watch(loop, fd, &p->source, 0);
-	if (err != 0) {
-		close(fd);
-		return err;
-	}
-	p->fd = fd;
 	str_copy(p->interface, sizeof(p->interface), config->interface);
-	return 0;
+	err = set_up(p, config);
+	if (err == 0)
+		err = loop_watch(loop, p->fd, &p->source, 0);
+	if (err != 0) {
+		ring_close(p);
+		close(p->fd);
+		p->fd = -1;
+	}
+	return err;
 }
 
 void packet_close(struct packet *p)
@@ -126,6 +224,7 @@ void packet_close(struct packet *p)
 	if (p->loop == NULL || p->fd < 0)
 		return;
 	loop_unwatch(p->loop, p->fd, &p->source);
+	ring_close(p);
 	close(p->fd);
 	p->fd = -1;
 }
@@ -142,48 +241,47 @@ int packet_want(struct packet *p, unsigned wanted)
 	return err;
 }
 
-int packet_mtu(const struct packet *p)
+int packet_mtu(struct packet *p)
 {
 	struct ifreq r;
 	int err = ask_interface(p->fd, p->interface, SIOCGIFMTU, &r);
 
-	return err == 0 ? r.ifr_mtu : err;
+	if (err != 0)
+		return err;
+	p->outgrown =
+		p->ring.at != NULL &&
+		min_u64((uint64_t)r.ifr_mtu + ETH_HLEN, p->frame_max) + RING_HEADER > p->ring.frame;
+	return r.ifr_mtu;
 }
 
 /* ---- Frames ---- */
 
-/* Of a frame that is not for this machine, or that this machine sent, nothing is left. */
-static void take(struct packet_frame *f, const struct mmsghdr *m)
+/* One that the ring had no room for is dropped. */
+static void take(struct packet *p, const struct tpacket2_hdr *h)
 {
-	const struct sockaddr_ll *from = m->msg_hdr.msg_name;
-	const bool ours = from->sll_pkttype == PACKET_HOST || from->sll_pkttype == PACKET_BROADCAST;
-
-	f->len = ours && (m->msg_hdr.msg_flags & MSG_TRUNC) == 0 ? m->msg_len : 0;
+	if (h->tp_snaplen == h->tp_len)
+		p->frame(p, (const uint8_t *)h + h->tp_mac, h->tp_len);
 }
 
-int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n)
+unsigned packet_recv(struct packet *p, unsigned n)
 {
-	struct mmsghdr msgs[PACKET_BATCH];
-	struct sockaddr_ll from[PACKET_BATCH];
-	struct iovec iov[PACKET_BATCH];
-	int got;
+	unsigned done = 0;
 
-	n = n < PACKET_BATCH ? n : PACKET_BATCH;
-	for (unsigned i = 0; i < n; i++) {
-		iov[i] = (struct iovec){.iov_base = frames[i].data, .iov_len = frames[i].cap};
-		msgs[i].msg_hdr = (struct msghdr){.msg_name = &from[i],
-						  .msg_namelen = sizeof(from[i]),
-						  .msg_iov = &iov[i],
-						  .msg_iovlen = 1};
+	if (p->outgrown)
+		ring_reopen(p);
+	if (p->ring.at == NULL)
+		return 0;
+	while (done < n) {
+		struct tpacket2_hdr *h = ring_next(&p->ring);
+
+		if ((__atomic_load_n(&h->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) == 0)
+			break;
+		take(p, h);
+		__atomic_store_n(&h->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+		ring_advance(&p->ring);
+		done++;
 	}
-	do {
-		got = recvmmsg(p->fd, msgs, n, MSG_DONTWAIT, NULL);
-	} while (got < 0 && errno == EINTR);
-	if (got < 0)
-		return -errno;
-	for (int i = 0; i < got; i++)
-		take(&frames[i], &msgs[i]);
-	return got;
+	return done;
 }
 
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
@@ -194,7 +292,8 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 
 	n = n < PACKET_BATCH ? n : PACKET_BATCH;
 	for (unsigned i = 0; i < n; i++) {
-		iov[i] = (struct iovec){.iov_base = frames[i].data, .iov_len = frames[i].len};
+		iov[i] = (struct iovec){.iov_base = (void *)(uintptr_t)frames[i].data,
+					.iov_len = frames[i].len};
 		msgs[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iov[i], .msg_iovlen = 1}};
 	}
 	do {

@@ -68,20 +68,20 @@ int packet_want(struct packet *p, unsigned wanted)
 	return 0;
 }
 
-int packet_mtu(const struct packet *p)
+int packet_mtu(struct packet *p)
 {
 	return (wire.options & OPT_JUMBO) != 0 ? 9000 : 1500;
 }
 
-int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n)
+unsigned packet_recv(struct packet *p, unsigned n)
 {
+	const uint32_t len = wire.len;
+
 	CHECK(p->fd == 0 && n > 0);
-	if (wire.len == 0)
-		return -EAGAIN;
-	CHECK(wire.len <= frames[0].cap);
-	memcpy(frames[0].data, wire.frame, wire.len);
-	frames[0].len = wire.len;
+	if (len == 0)
+		return 0;
 	wire.len = 0;
+	p->frame(p, wire.frame, len);
 	return 1;
 }
 
