@@ -157,6 +157,7 @@ int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log)
 	};
 	list_init(&aoe->ports);
 	list_init(&aoe->disks);
+	list_init(&aoe->gathering);
 	*out = aoe;
 	return 0;
 }
@@ -238,6 +239,7 @@ static int disk_create(struct aoe_disk **out, struct aoe *aoe, struct unit *unit
 	disk->attach =
 		(struct unit_attach){.loop = aoe->loop, .attached = attached, .changed = changed};
 	list_init(&disk->flights);
+	list_init(&disk->gathers);
 	disk->share = loop_share_create(aoe->loop);
 	err = disk->share != NULL ? unit_make_nexus_id(&disk->attach.nexus_id) : -ENOMEM;
 	if (err == 0)

@@ -105,12 +105,16 @@ static struct aoe_task *task_create(struct aoe_place *place, const uint8_t *fram
 static void start_waiting(struct aoe_disk *disk);
 static void start_later(struct aoe_task *t);
 
-static void io_ended(struct aoe_task *t)
+static void io_ended(struct aoe_task *t, bool of_a_run)
 {
 	const int err = t->unit_task.aborted ? -ECANCELED : t->uio.io.result;
 	const bool reads = (t->ata->flags & ATA_READS) != 0;
 	struct aoe_disk *disk = t->place->disk;
 
+	if (of_a_run && err != 0 && !t->unit_task.aborted) {
+		unit_submit(&t->uio);
+		return;
+	}
 	unit_task_end(&t->unit_task);
 	if (err != -ECANCELED)
 		start_later(t);
@@ -147,7 +151,7 @@ static void io_done(struct unit_io *uio)
 	if (goes_on(t))
 		unit_submit(uio);
 	else
-		io_ended(t);
+		aoe_run_end(t, io_ended);
 }
 
 /* By an ABORT, of a client of another transport that resets the disk: nobody answers. */
@@ -159,11 +163,9 @@ static void cancel(struct unit_task *ut)
 	ut->aborted = true;
 	if (t->waits)
 		disk->nwaiting--;
-	else if (!unit_io_cancel(&t->uio))
+	else if (aoe_run_is_done_for(t) || !unit_io_cancel(&t->uio))
 		return;
-	unit_task_end(ut);
-	aoe_task_drop(t);
-	start_waiting(disk);
+	aoe_run_end(t, io_ended);
 }
 
 static void prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum io_op op)
@@ -171,13 +173,10 @@ static void prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum i
 	const struct unit_attach *a = &t->place->disk->attach;
 
 	t->ata = cmd;
+	t->off = lba_of(registers(t), (cmd->flags & ATA_EXT) != 0) * AOE_SECTOR;
 	t->unit_task = (struct unit_task){.nexus_id = a->nexus_id, .cancel = cancel};
 	t->uio = (struct unit_io){
-		.io = {.op = op,
-		       .off = lba_of(registers(t), (cmd->flags & ATA_EXT) != 0) * AOE_SECTOR,
-		       .len = t->iov.iov_len,
-		       .iov = &t->iov,
-		       .niov = 1},
+		.io = {.op = op, .off = t->off, .len = t->iov.iov_len, .iov = &t->iov, .niov = 1},
 		.task = &t->unit_task,
 		.done = io_done};
 	unit_task_begin(a->channel, &t->unit_task);
@@ -192,9 +191,7 @@ static bool writes(const struct aoe_task *t)
 
 static bool overlaps(const struct aoe_task *a, const struct aoe_task *b)
 {
-	const struct io *x = &a->uio.io, *y = &b->uio.io;
-
-	return x->off < y->off + y->len && y->off < x->off + x->len;
+	return a->off < b->off + b->iov.iov_len && b->off < a->off + a->iov.iov_len;
 }
 
 /* Writes of the same sectors are done in the order they came. */
@@ -331,7 +328,7 @@ static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 	if (t->waits)
 		disk->nwaiting++;
 	else
-		unit_submit(&t->uio);
+		aoe_run_submit(t);
 }
 
 /* Reads, piece by piece, and sends nothing: 0 sectors are 256 (ATA8-ACS 7.37), or 65536, which the frame

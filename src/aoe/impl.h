@@ -18,7 +18,8 @@
 #define AOE_SECTORS_MAX 24   /* of one frame; the largest that fits into a buffer of 16 KiB */
 #define AOE_DATA_AT     4096 /* in a task's buffer: direct I/O wants its data on a page */
 #define AOE_FRAME_MAX   (AOE_ATA_HEAD + AOE_SECTORS_MAX * AOE_SECTOR)
-#define AOE_TAGS        4 /* of one request that came several times */
+#define AOE_TAGS        4  /* of one request that came several times */
+#define AOE_RUN_MAX     32 /* frames that one I/O does */
 #define AOE_STRING_TAG  "aoe-config"
 
 struct ata_command;
@@ -38,8 +39,10 @@ struct aoe_disk {
 	bool attached;
 	struct loop_share *share;
 	unsigned ntasks;
-	struct list flights; /* transfers under way, the oldest first */
-	unsigned nwaiting;   /* of them, those that wait for earlier ones */
+	struct list flights;        /* transfers under way, the oldest first */
+	unsigned nwaiting;          /* of them, those that wait for earlier ones */
+	struct aoe_task *gathering; /* its I/O begins at the end of this turn; or NULL */
+	struct list gathers;        /* in aoe->gathering, then */
 	struct aoe_string string;
 	bool changes_string; /* and has a task for that */
 };
@@ -64,6 +67,8 @@ struct aoe_tags {
 	unsigned n;
 };
 
+struct aoe_run;
+
 struct aoe_task {
 	struct list link; /* in disk->flights, then in port->out */
 	struct aoe_place *place;
@@ -74,6 +79,8 @@ struct aoe_task {
 	struct unit_task unit_task;
 	struct unit_io uio;
 	struct iovec iov;
+	uint64_t off;          /* of a transfer, whose length is that of `iov` */
+	struct aoe_run *run;   /* whose I/O does this one, too; or NULL */
 	uint64_t left;         /* bytes behind this piece, of a verification */
 	bool waits;            /* for earlier writes of its sectors */
 	bool overtaken;        /* by a later write of its sectors */
@@ -95,6 +102,16 @@ void aoe_task_answer(struct aoe_task *t, uint32_t frame_len);
 void aoe_task_refuse(struct aoe_task *t, enum aoe_error error);
 void aoe_refuse(struct aoe_place *place, const void *request, enum aoe_error error);
 
+/* run.c: transfers that come in one turn and whose sectors follow each other are one I/O, of the first one. */
+void aoe_run_submit(struct aoe_task *t);
+/* No more come in this turn. */
+void aoe_run_begin_all(struct aoe *aoe);
+/* Another one's I/O does its transfer. */
+bool aoe_run_is_done_for(const struct aoe_task *t);
+/* The I/O of `t` has ended, or was cancelled: it is no more than its own again, with its result. `each` is
+ * called for all that it did, and may drop them. Those of a run that failed have done nothing for sure. */
+void aoe_run_end(struct aoe_task *t, void (*each)(struct aoe_task *t, bool of_a_run));
+
 /* ata.c: `len` bytes with a whole head. */
 void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
 /* identify.c */
@@ -115,6 +132,7 @@ struct aoe_port {
 	struct list out; /* answers */
 	bool flush_queued, blocked;
 	unsigned sectors; /* of one ATA command, at most, as clients were told last */
+	unsigned turn;    /* frames that may still come in this turn of the loop */
 	struct loop_msg flush;
 };
 
@@ -131,6 +149,7 @@ struct aoe {
 	struct loop *loop;
 	const struct log *log;
 	struct list ports, disks;
+	struct list gathering; /* disks that gather a run */
 	struct loop_msg start, stop, stopped;
 	unsigned nattaching, ntasks;
 	bool started, stopping, is_stopped;

@@ -136,6 +136,8 @@ static unsigned gather(struct aoe_port *port, struct packet_frame frames[PACKET_
 	return n;
 }
 
+static void receive(struct aoe_port *port);
+
 /* One that cannot be sent is lost, as on any wire; so is what there is no room for at the end. */
 static void flush(struct loop_msg *msg)
 {
@@ -152,8 +154,11 @@ static void flush(struct loop_msg *msg)
 		for (int i = 0; i < (done < 0 ? 1 : done); i++)
 			sent(list_entry(port->out.next, struct aoe_task, link));
 	}
-	aoe_port_update(port);
 	port->flush_queued = false;
+	aoe_port_update(port);
+	/* Who was answered may have asked for more meanwhile. */
+	if ((port->packet.wanted & STREAM_IN) != 0)
+		receive(port);
 	aoe_settle(port->aoe);
 }
 
@@ -212,6 +217,13 @@ static void port_frame(struct packet *packet, const uint8_t *frame, uint32_t len
 	}
 }
 
+/* As many as this turn has left. */
+static void receive(struct aoe_port *port)
+{
+	port->turn -= packet_recv(&port->packet, port->turn);
+	aoe_run_begin_all(port->aoe);
+}
+
 static void ready(struct packet *packet, unsigned events)
 {
 	struct aoe_port *port = container_of(packet, struct aoe_port, packet);
@@ -220,8 +232,10 @@ static void ready(struct packet *packet, unsigned events)
 		port->blocked = false;
 		queue_flush(port);
 	}
-	if ((events & STREAM_IN) != 0)
-		packet_recv(packet, RX_TURN);
+	if ((events & STREAM_IN) != 0) {
+		port->turn = RX_TURN;
+		receive(port);
+	}
 }
 
 unsigned aoe_port_look(struct aoe_port *port)

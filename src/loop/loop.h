@@ -321,7 +321,8 @@ struct packet_frame {
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config);
 void packet_close(struct packet *p); /* fine when closed; `ready` is not called again */
 int packet_want(struct packet *p, unsigned wanted);
-/* As it is now, or -errno: -ENODEV when the interface is gone. It makes room for frames of that size, too. */
+/* As it is now, or -errno: -ENODEV when the interface is gone. From the next frame that is
+ * sent on, frames of that size may come. */
 int packet_mtu(struct packet *p);
 /* Hands at most `n` frames for this machine to `frame`, and says how many there were. */
 unsigned packet_recv(struct packet *p, unsigned n);

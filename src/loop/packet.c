@@ -267,8 +267,6 @@ unsigned packet_recv(struct packet *p, unsigned n)
 {
 	unsigned done = 0;
 
-	if (p->outgrown)
-		ring_reopen(p);
 	if (p->ring.at == NULL)
 		return 0;
 	while (done < n) {
@@ -290,6 +288,9 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	struct iovec iov[PACKET_BATCH];
 	int sent;
 
+	/* Before anybody is told how large frames may be by now. */
+	if (p->outgrown)
+		ring_reopen(p);
 	n = n < PACKET_BATCH ? n : PACKET_BATCH;
 	for (unsigned i = 0; i < n; i++) {
 		iov[i] = (struct iovec){.iov_base = (void *)(uintptr_t)frames[i].data,
