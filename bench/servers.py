@@ -174,9 +174,11 @@ class Bench:
         self.build, self.rounds, self.seconds = build, rounds, seconds
         self.paths = {store: str(pathlib.Path(folder, "disk")) for store, folder in folders.items()}
 
-    def path(self, store):
+    def path(self, store, number=0):
         """Filled at its first use: a sparse file would have the first cell measure the allocation of its blocks."""
         path = self.paths.get(store)
+        if path and number:
+            path += str(number)
         if path and not os.path.exists(path):
             block = os.urandom(1 << 20)
             with open(path, "wb") as f:
