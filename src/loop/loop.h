@@ -299,6 +299,7 @@ struct packet {
 		size_t block, nblocks, frame, per_block;
 		size_t next;
 	} ring;
+	struct xdp *xdp; /* NULL: not used */
 	uint32_t frame_max;
 	bool outgrown; /* the MTU is larger than the frames of the ring */
 };
@@ -307,6 +308,7 @@ struct packet_config {
 	const char *interface;
 	uint32_t frame_max; /* bytes: longer ones are not wanted, and may be cut */
 	uint16_t ethertype;
+	bool xdp; /* short frames of the first queue come and go by AF_XDP */
 	/* Frames with one of these bits in this byte are not delivered. */
 	uint8_t mask_at, mask_bits;
 };

@@ -5,7 +5,7 @@
  *
  * A ring's frame is the kernel's until its status says otherwise, and ours until we say so.
  */
-#include "loop/engine.h"
+#include "loop/xdp.h"
 
 #include <errno.h>
 #include <linux/filter.h>
@@ -191,7 +191,12 @@ static int set_up(struct packet *p, const struct packet_config *config)
 	if (err != 0)
 		return err;
 	grow_send_buffer(fd);
-	return bind_to(fd, r.ifr_ifindex, config->ethertype);
+	err = bind_to(fd, r.ifr_ifindex, config->ethertype);
+	if (err == 0)
+		err = loop_watch(p->loop, fd, &p->source, 0);
+	if (err == 0 && config->xdp)
+		err = xdp_open(&p->xdp, p, r.ifr_ifindex, config);
+	return err;
 }
 
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config)
@@ -208,14 +213,10 @@ int packet_open(struct packet *p, struct loop *loop, const struct packet_config 
 	p->outgrown = false;
 	p->source.ready = packet_source_ready;
 	str_copy(p->interface, sizeof(p->interface), config->interface);
+	p->xdp = NULL;
 	err = set_up(p, config);
-	if (err == 0)
-		err = loop_watch(loop, p->fd, &p->source, 0);
-	if (err != 0) {
-		ring_close(p);
-		close(p->fd);
-		p->fd = -1;
-	}
+	if (err != 0)
+		packet_close(p);
 	return err;
 }
 
@@ -223,6 +224,8 @@ void packet_close(struct packet *p)
 {
 	if (p->loop == NULL || p->fd < 0)
 		return;
+	xdp_close(p->xdp);
+	p->xdp = NULL;
 	loop_unwatch(p->loop, p->fd, &p->source);
 	ring_close(p);
 	close(p->fd);
@@ -236,6 +239,8 @@ int packet_want(struct packet *p, unsigned wanted)
 	if (p->wanted == wanted)
 		return 0;
 	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted));
+	if (err == 0 && p->xdp != NULL)
+		err = xdp_want(p->xdp, wanted);
 	if (err == 0)
 		p->wanted = wanted;
 	return err;
@@ -265,10 +270,10 @@ static void take(struct packet *p, const struct tpacket2_hdr *h)
 
 unsigned packet_recv(struct packet *p, unsigned n)
 {
-	unsigned done = 0;
+	unsigned done = p->xdp != NULL ? xdp_recv(p->xdp, n) : 0;
 
 	if (p->ring.at == NULL)
-		return 0;
+		return done;
 	while (done < n) {
 		struct tpacket2_hdr *h = ring_next(&p->ring);
 
@@ -282,6 +287,16 @@ unsigned packet_recv(struct packet *p, unsigned n)
 	return done;
 }
 
+/* Of those at the beginning. */
+static unsigned count_short(const struct packet_frame *frames, unsigned n)
+{
+	unsigned i = 0;
+
+	while (i < n && xdp_takes(frames[i].len))
+		i++;
+	return i;
+}
+
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 {
 	struct mmsghdr msgs[PACKET_BATCH];
@@ -292,6 +307,8 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	if (p->outgrown)
 		ring_reopen(p);
 	n = n < PACKET_BATCH ? n : PACKET_BATCH;
+	if (p->xdp != NULL && xdp_takes(frames[0].len))
+		return xdp_send(p->xdp, frames, count_short(frames, n));
 	for (unsigned i = 0; i < n; i++) {
 		iov[i] = (struct iovec){.iov_base = (void *)(uintptr_t)frames[i].data,
 					.iov_len = frames[i].len};

@@ -1,0 +1,395 @@
+#include "loop/xdp.h"
+
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/if_link.h>
+#include <linux/if_xdp.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define CHUNK  4096 /* of memory, a frame each */
+#define RX     1024
+#define TX     512
+#define CHUNKS (RX + TX)
+#define ROOM   (CHUNK - 256) /* XDP_PACKET_HEADROOM */
+#define KICKS  (TX / 16) /* at most, for frames that wait; the kernel takes 16 to 32 at a time */
+#define QUEUE  0
+
+/* One side writes `producer`, the other one `consumer`. */
+struct ring {
+	uint8_t *map;
+	size_t map_len;
+	uint32_t *producer, *consumer, *flags;
+	void *descs; /* of struct xdp_desc, or of chunks' addresses */
+	uint32_t mask;
+};
+
+struct xdp {
+	struct packet *packet;
+	struct loop_source source;
+	int fd, xsks, program, link;
+	uint8_t *chunks;
+	struct ring fill, rx, tx, done;
+	uint64_t spare[TX]; /* chunks of frames to be sent that are free */
+	unsigned nspare;
+};
+
+/* ---- The program ---- */
+
+static long bpf(int cmd, union bpf_attr *attr)
+{
+	return syscall(SYS_bpf, cmd, attr, sizeof(*attr));
+}
+
+static int create_map(struct xdp *x)
+{
+	union bpf_attr attr = {
+		.map_type = BPF_MAP_TYPE_XSKMAP, .key_size = 4, .value_size = 4, .max_entries = 1};
+
+	x->xsks = (int)bpf(BPF_MAP_CREATE, &attr);
+	return x->xsks < 0 ? -errno : 0;
+}
+
+#define INSN(...)      ((struct bpf_insn){__VA_ARGS__})
+#define COPY(dst, src) INSN(.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = (dst), .src_reg = (src))
+#define ADD(dst, n)    INSN(.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = (dst), .imm = (n))
+#define AND(dst, n)    INSN(.code = BPF_ALU64 | BPF_AND | BPF_K, .dst_reg = (dst), .imm = (n))
+#define SET(dst, n)    INSN(.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = (dst), .imm = (n))
+#define LOAD(size, dst, src, at)                                                     \
+	INSN(.code = BPF_LDX | BPF_MEM | (size), .dst_reg = (dst), .src_reg = (src), \
+	     .off = (int16_t)(at))
+/* To the two instructions that pass the frame on. */
+#define PASS_AT 19
+#define PASS_IF(op, dst, src, here)                                              \
+	INSN(.code = BPF_JMP | (op) | BPF_X, .dst_reg = (dst), .src_reg = (src), \
+	     .off = PASS_AT - 1 - (here))
+#define PASS_IF_NOT(dst, n, here)                                             \
+	INSN(.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (dst), .imm = (n), \
+	     .off = PASS_AT - 1 - (here))
+
+/* Frames of the type, without the masked bits, that fit: to the socket. All others: on their way. */
+static int load_program(struct xdp *x, const struct packet_config *config)
+{
+	static const char license[] = "BSD";
+	const struct bpf_insn code[] = {
+		/*  0 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, data)),
+		/*  1 */ LOAD(BPF_W, 3, 1, offsetof(struct xdp_md, data_end)),
+		/*  2 */ COPY(4, 2),
+		/*  3 */ ADD(4, ROOM + 1),
+		/*  4 */ PASS_IF(BPF_JLE, 4, 3, 4),
+		/*  5 */ COPY(4, 2),
+		/*  6 */ ADD(4, config->mask_at + 1),
+		/*  7 */ PASS_IF(BPF_JGT, 4, 3, 7),
+		/*  8 */ LOAD(BPF_H, 5, 2, 12),
+		/*  9 */ PASS_IF_NOT(5, htons(config->ethertype), 9),
+		/* 10 */ LOAD(BPF_B, 5, 2, config->mask_at),
+		/* 11 */ AND(5, config->mask_bits),
+		/* 12 */ PASS_IF_NOT(5, 0, 12),
+		/* 13 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
+		/* 14 */
+		INSN(.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD,
+		     .imm = x->xsks),
+		/* 15 */ INSN(0),
+		/* 16 */ SET(3, XDP_PASS),
+		/* 17 */ INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map),
+		/* 18 */ INSN(.code = BPF_JMP | BPF_EXIT),
+		/* 19 */ SET(0, XDP_PASS),
+		/* 20 */ INSN(.code = BPF_JMP | BPF_EXIT),
+	};
+	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_XDP,
+			       .insns = (uintptr_t)code,
+			       .insn_cnt = ARRAY_LEN(code),
+			       .license = (uintptr_t)license};
+
+	x->program = (int)bpf(BPF_PROG_LOAD, &attr);
+	return x->program < 0 ? -errno : 0;
+}
+
+/* By the driver, or else by what all drivers have in common. It ends with the descriptor. */
+static int attach_program(struct xdp *x, int index)
+{
+	static const uint32_t modes[] = {XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
+
+	for (unsigned i = 0; i < ARRAY_LEN(modes); i++) {
+		union bpf_attr attr = {.link_create = {.prog_fd = (uint32_t)x->program,
+						       .target_ifindex = (uint32_t)index,
+						       .attach_type = BPF_XDP,
+						       .flags = modes[i]}};
+
+		x->link = (int)bpf(BPF_LINK_CREATE, &attr);
+		if (x->link >= 0)
+			return 0;
+	}
+	return -errno;
+}
+
+static int put_into_map(const struct xdp *x)
+{
+	const uint32_t key = QUEUE, value = (uint32_t)x->fd;
+	union bpf_attr attr = {
+		.map_fd = (uint32_t)x->xsks, .key = (uintptr_t)&key, .value = (uintptr_t)&value};
+
+	return bpf(BPF_MAP_UPDATE_ELEM, &attr) == 0 ? 0 : -errno;
+}
+
+/* ---- Memory and rings ---- */
+
+static int register_memory(struct xdp *x)
+{
+	struct xdp_umem_reg reg = {.len = CHUNKS * CHUNK, .chunk_size = CHUNK};
+	void *at = mmap(NULL, reg.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (at == MAP_FAILED)
+		return -ENOMEM;
+	x->chunks = at;
+	reg.addr = (uintptr_t)at;
+	return setsockopt(x->fd, SOL_XDP, XDP_UMEM_REG, &reg, sizeof(reg)) == 0 ? 0 : -errno;
+}
+
+static int ring_open(const struct xdp *x, struct ring *r, int option, uint32_t size,
+		     const struct xdp_ring_offset *at, size_t desc_len, uint64_t page)
+{
+	void *map;
+
+	if (setsockopt(x->fd, SOL_XDP, option, &size, sizeof(size)) != 0)
+		return -errno;
+	r->map_len = at->desc + size * desc_len;
+	map = mmap(NULL, r->map_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, x->fd,
+		   (off_t)page);
+	if (map == MAP_FAILED)
+		return -errno;
+	r->map = map;
+	r->producer = (uint32_t *)(void *)(r->map + at->producer);
+	r->consumer = (uint32_t *)(void *)(r->map + at->consumer);
+	r->flags = (uint32_t *)(void *)(r->map + at->flags);
+	r->descs = r->map + at->desc;
+	r->mask = size - 1;
+	return 0;
+}
+
+/* What the other side has written may be read; what was written here may be read by it. */
+static uint32_t theirs(const uint32_t *at)
+{
+	return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
+
+static void ours(uint32_t *at, uint32_t value)
+{
+	__atomic_store_n(at, value, __ATOMIC_RELEASE);
+}
+
+static uint64_t *address_at(const struct ring *r, uint32_t i)
+{
+	return (uint64_t *)r->descs + (i & r->mask);
+}
+
+static struct xdp_desc *desc_at(const struct ring *r, uint32_t i)
+{
+	return (struct xdp_desc *)r->descs + (i & r->mask);
+}
+
+static int open_rings(struct xdp *x)
+{
+	struct xdp_mmap_offsets at;
+	socklen_t len = sizeof(at);
+	int err;
+
+	if (getsockopt(x->fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &len) != 0)
+		return -errno;
+	if (len != sizeof(at))
+		return -EOPNOTSUPP; /* of before Linux 5.4 */
+	err = ring_open(x, &x->fill, XDP_UMEM_FILL_RING, RX, &at.fr, sizeof(uint64_t),
+			XDP_UMEM_PGOFF_FILL_RING);
+	if (err == 0)
+		err = ring_open(x, &x->done, XDP_UMEM_COMPLETION_RING, TX, &at.cr, sizeof(uint64_t),
+				XDP_UMEM_PGOFF_COMPLETION_RING);
+	if (err == 0)
+		err = ring_open(x, &x->rx, XDP_RX_RING, RX, &at.rx, sizeof(struct xdp_desc),
+				XDP_PGOFF_RX_RING);
+	if (err == 0)
+		err = ring_open(x, &x->tx, XDP_TX_RING, TX, &at.tx, sizeof(struct xdp_desc),
+				XDP_PGOFF_TX_RING);
+	return err;
+}
+
+static void share_out_chunks(struct xdp *x)
+{
+	for (uint32_t i = 0; i < RX; i++)
+		*address_at(&x->fill, i) = i * CHUNK;
+	ours(x->fill.producer, RX);
+	for (uint32_t i = 0; i < TX; i++)
+		x->spare[x->nspare++] = (RX + i) * CHUNK;
+}
+
+static void ring_close(struct ring *r)
+{
+	if (r->map != NULL)
+		munmap(r->map, r->map_len);
+}
+
+/* ---- Life ---- */
+
+static void ready(struct loop_source *src, uint32_t epoll_events)
+{
+	struct xdp *x = container_of(src, struct xdp, source);
+	const unsigned events = of_epoll(epoll_events) & x->packet->wanted;
+
+	if (events != 0)
+		x->packet->ready(x->packet, events);
+}
+
+static int bind_to(const struct xdp *x, int index)
+{
+	const struct sockaddr_xdp addr = {.sxdp_family = AF_XDP,
+					  .sxdp_flags = XDP_COPY | XDP_USE_NEED_WAKEUP,
+					  .sxdp_ifindex = (uint32_t)index,
+					  .sxdp_queue_id = QUEUE};
+
+	return bind(x->fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0 ? 0 : -errno;
+}
+
+/* The program last: then frames come. */
+static int set_up(struct xdp *x, int index, const struct packet_config *config)
+{
+	int err;
+
+	x->fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+	if (x->fd < 0)
+		return -errno;
+	err = register_memory(x);
+	if (err == 0)
+		err = open_rings(x);
+	if (err != 0)
+		return err;
+	share_out_chunks(x);
+	err = bind_to(x, index);
+	if (err == 0)
+		err = create_map(x);
+	if (err == 0)
+		err = put_into_map(x);
+	if (err == 0)
+		err = load_program(x, config);
+	if (err == 0)
+		err = loop_watch(x->packet->loop, x->fd, &x->source, 0);
+	if (err == 0)
+		err = attach_program(x, index);
+	return err;
+}
+
+int xdp_open(struct xdp **out, struct packet *p, int index, const struct packet_config *config)
+{
+	struct xdp *x = calloc(1, sizeof(*x));
+	int err;
+
+	if (x == NULL)
+		return -ENOMEM;
+	x->packet = p;
+	x->source.ready = ready;
+	x->fd = x->xsks = x->program = x->link = -1;
+	err = set_up(x, index, config);
+	if (err != 0) {
+		xdp_close(x);
+		return err;
+	}
+	*out = x;
+	return 0;
+}
+
+void xdp_close(struct xdp *x)
+{
+	struct ring *rings[] = {&x->fill, &x->rx, &x->tx, &x->done};
+
+	if (x == NULL)
+		return;
+	if (x->fd >= 0)
+		loop_unwatch(x->packet->loop, x->fd, &x->source);
+	for (unsigned i = 0; i < ARRAY_LEN(rings); i++)
+		ring_close(rings[i]);
+	for (int *fd = (int[]){x->link, x->program, x->xsks, x->fd, -2}; *fd != -2; fd++)
+		if (*fd >= 0)
+			close(*fd);
+	if (x->chunks != NULL)
+		munmap(x->chunks, CHUNKS * CHUNK);
+	free(x);
+}
+
+int xdp_want(struct xdp *x, unsigned wanted)
+{
+	return loop_rewatch(x->packet->loop, x->fd, &x->source, to_epoll(wanted));
+}
+
+/* ---- Frames ---- */
+
+/* The program does not know whose they are. */
+static bool is_for_us(const struct packet *p, const uint8_t *frame)
+{
+	static const uint8_t everybody[PACKET_MAC_LEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+
+	return memcmp(frame, p->mac, PACKET_MAC_LEN) == 0 ||
+	       memcmp(frame, everybody, PACKET_MAC_LEN) == 0;
+}
+
+unsigned xdp_recv(struct xdp *x, unsigned n)
+{
+	uint32_t at = *x->rx.consumer, free_at = *x->fill.producer;
+	const uint32_t end = theirs(x->rx.producer);
+	unsigned done = 0;
+
+	for (; at != end && done < n; at++, done++) {
+		const struct xdp_desc *d = desc_at(&x->rx, at);
+		const uint8_t *frame = x->chunks + d->addr;
+
+		if (is_for_us(x->packet, frame))
+			x->packet->frame(x->packet, frame, d->len);
+		*address_at(&x->fill, free_at++) = align_down(d->addr, CHUNK);
+	}
+	ours(x->rx.consumer, at);
+	ours(x->fill.producer, free_at);
+	return done;
+}
+
+bool xdp_takes(uint32_t len)
+{
+	return len <= ROOM;
+}
+
+static void take_back(struct xdp *x)
+{
+	uint32_t at = *x->done.consumer;
+	const uint32_t end = theirs(x->done.producer);
+
+	for (; at != end; at++)
+		x->spare[x->nspare++] = *address_at(&x->done, at);
+	ours(x->done.consumer, at);
+}
+
+/* They leave in order, a few with each call. What is left over leaves with the next ones. */
+static void kick(const struct xdp *x)
+{
+	for (unsigned i = 0; i < KICKS && theirs(x->tx.consumer) != *x->tx.producer; i++)
+		if (sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN &&
+		    errno != EINTR)
+			break;
+}
+
+int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n)
+{
+	uint32_t at = *x->tx.producer;
+	unsigned i;
+
+	take_back(x);
+	for (i = 0; i < n && x->nspare > 0; i++, at++) {
+		const uint64_t chunk = x->spare[--x->nspare];
+
+		memcpy(x->chunks + chunk, frames[i].data, frames[i].len);
+		*desc_at(&x->tx, at) = (struct xdp_desc){.addr = chunk, .len = frames[i].len};
+	}
+	ours(x->tx.producer, at);
+	kick(x);
+	return i > 0 ? (int)i : -EAGAIN;
+}

@@ -1,0 +1,31 @@
+/*
+ * The short way for frames of a packet socket: AF_XDP. Private to the files of src/loop.
+ *
+ * A program in the driver's hands puts the frames that the packet socket wants, of the interface's first
+ * queue, into memory of ours; all others, and those too long for it, go their old way and come through
+ * the packet socket. Needs CAP_NET_ADMIN, CAP_BPF, and Linux 5.9.
+ *
+ * A driver that strips VLAN tags shows the program frames of all VLANs as untagged ones.
+ */
+#ifndef SPINDLE_LOOP_XDP_H
+#define SPINDLE_LOOP_XDP_H
+
+#include "loop/engine.h"
+
+struct xdp;
+
+/* Beside the packet socket `p`, which is open. 0 or -errno: -EPERM, -ENOMEM, -EOPNOTSUPP and others of
+ * the driver's. */
+int xdp_open(struct xdp **out, struct packet *p, int index, const struct packet_config *config);
+/* NULL is fine. */
+void xdp_close(struct xdp *x);
+/* As packet_want(). */
+int xdp_want(struct xdp *x, unsigned wanted);
+/* As packet_recv(). */
+unsigned xdp_recv(struct xdp *x, unsigned n);
+/* A frame of this length can go this way. */
+bool xdp_takes(uint32_t len);
+/* As packet_send(), of frames that can. */
+int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n);
+
+#endif
