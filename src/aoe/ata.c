@@ -149,12 +149,40 @@ void ata_io_ended(struct aoe_task *t)
 	start_waiting(disk);
 }
 
+/* Half by half, which is the first sector that cannot be read? What can be on the way is of no use any
+ * more. */
+static bool narrow(struct aoe_task *t)
+{
+	struct io *io = &t->uio.io;
+
+	if (io->result == -EIO) {
+		t->suspect = io->len;
+	} else if (io->result == 0) {
+		io->off += io->len;
+		t->suspect -= io->len;
+	} else {
+		return false;
+	}
+	if (t->suspect == AOE_SECTOR) {
+		io->result = -EIO;
+		return false;
+	}
+	io->len = align_up(t->suspect / 2, AOE_SECTOR);
+	t->probe = (struct iovec){.iov_base = t->iov.iov_base, .iov_len = io->len};
+	io->iov = &t->probe;
+	return true;
+}
+
 /* What follows: the flush of a write, which many that wait share, or the next piece. */
 static bool goes_on(struct aoe_task *t)
 {
 	struct io *io = &t->uio.io;
 
-	if (io->result != 0 || t->unit_task.aborted)
+	if (t->unit_task.aborted)
+		return false;
+	if (io->op == IO_READ && (io->result == -EIO || t->suspect != 0))
+		return narrow(t);
+	if (io->result != 0)
 		return false;
 	if (io->op == IO_WRITE && !aoe_caches(t->place)) {
 		io->op = IO_FLUSH;

@@ -97,9 +97,12 @@ struct aoe_task {
 	struct unit_task unit_task;
 	struct unit_io uio;
 	struct iovec iov;
-	uint64_t from, to;     /* bytes of the disk that it touches */
-	uint64_t left;         /* bytes behind this piece, of a verification or a range to trim */
-	unsigned next_range;   /* to trim */
+	uint64_t from, to;   /* bytes of the disk that it touches */
+	uint64_t left;       /* bytes behind this piece, of a verification or a range to trim */
+	unsigned next_range; /* to trim */
+	uint64_t
+		suspect; /* bytes from io.off on, with a sector that cannot be read; 0: none is known */
+	struct iovec probe;    /* to find it */
 	bool waits;            /* for earlier writes of its sectors */
 	bool overtaken;        /* by a later write of its sectors */
 	struct aoe_tags tags;  /* to be answered as well */

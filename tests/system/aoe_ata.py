@@ -325,6 +325,24 @@ def test_where_the_end_was_passed():
         assert lba_of(answer) == size and answer.count == 2, answer
 
 
+def test_where_it_could_not_be_read():
+    """The first sector of all, wherever in the request it is, and how many are not done from there on."""
+    with with_mtu(9000), both("fault:rule=read@64K-65K;eio,rule=read@70144-70656;eio:ram:1M") as (_, c):
+        bad = [128, 129, 137]
+        for lba in range(112, 140):
+            for count in (1, 2, 3, 7, 16):
+                first = next((b for b in bad if lba <= b < lba + count), None)
+                for opcode in (aoe.READ_EXT, aoe.VERIFY):
+                    answer = c.ata(opcode, lba, count)
+                    if first is None:
+                        assert answer.status == aoe.GOOD, answer
+                        continue
+                    assert (answer.status, answer.ata_error) == (aoe.FAILED, aoe.UNC), answer
+                    assert lba_of(answer) & 0xFFFFFF == first and answer.count == lba + count - first, (lba, count, answer)
+        answer = c.expect_status(aoe.FAILED, aoe.UNC, ata_frame(aoe.VERIFY, 0, 0))
+        assert lba_of(answer) & 0xFFFFFF == 128 and answer.count == 128, answer
+
+
 # ---- TRIM --------------------------------------------------------------------------------------
 
 
