@@ -305,7 +305,7 @@ static void tags_add(struct aoe_tags *tags, const uint8_t tag[4])
 /* A client that has waited for long enough asks again, by another tag. Those that come while one is
  * under way share the next one: a write that another path has done meanwhile is not undone in their
  * names, and a read is not older than its request. */
-static bool joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
+bool ata_joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
 {
 	const struct aoe_head *h = (const void *)frame;
 
@@ -349,7 +349,7 @@ static void start_later(struct aoe_task *t)
 	next->iov = (struct iovec){.iov_base = next->buf->data + AOE_DATA_AT,
 				   .iov_len = t->iov.iov_len};
 	memcpy(aoe_task_head(next)->tag, next->tags.v[--next->tags.n], sizeof(next->tags.v[0]));
-	ata_prepare_io(next, t->ata, writes(t) ? IO_WRITE : IO_READ);
+	t->ata->prepare(next, t->ata);
 	next->overtaken = t->overtaken;
 	list_insert_after(&t->link, &next->link);
 	unit_submit(&next->uio);
@@ -371,6 +371,11 @@ void ata_take_off(struct aoe_task *t)
 
 /* ---- Commands ---- */
 
+static void prepare_transfer(struct aoe_task *t, const struct ata_command *cmd)
+{
+	ata_prepare_io(t, cmd, (cmd->flags & ATA_WRITES) != 0 ? IO_WRITE : IO_READ);
+}
+
 static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 			 const uint8_t *frame, uint32_t len)
 {
@@ -384,7 +389,7 @@ static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}
-	if (joins_one_under_way(place, frame))
+	if (ata_joins_one_under_way(place, frame))
 		return;
 	t = ata_task_create(place, frame, bytes);
 	if (t == NULL)
@@ -392,7 +397,7 @@ static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = bytes};
 	if (to_disk)
 		memcpy(t->iov.iov_base, frame + AOE_ATA_HEAD, bytes);
-	ata_prepare_io(t, cmd, to_disk ? IO_WRITE : IO_READ);
+	prepare_transfer(t, cmd);
 	ata_take_off(t);
 }
 
@@ -511,28 +516,28 @@ static void run_max_address(struct aoe_place *place, const struct ata_command *c
 }
 
 static const struct ata_command commands[] = {
-	{0x06, ATA_WRITES | ATA_EXT, ata_run_trim}, /* DATA SET MANAGEMENT */
-	{0x20, ATA_READS, run_transfer},            /* READ SECTORS */
-	{0x24, ATA_READS | ATA_EXT, run_transfer},  /* READ SECTORS EXT */
-	{0x25, ATA_READS | ATA_EXT, run_transfer},  /* READ DMA EXT */
-	{0x27, ATA_EXT, run_max_address},           /* READ NATIVE MAX ADDRESS EXT */
-	{0x2f, ATA_EXT, ata_run_read_log},          /* READ LOG EXT */
-	{0x30, ATA_WRITES, run_transfer},           /* WRITE SECTORS */
-	{0x34, ATA_WRITES | ATA_EXT, run_transfer}, /* WRITE SECTORS EXT */
-	{0x35, ATA_WRITES | ATA_EXT, run_transfer}, /* WRITE DMA EXT */
-	{0x40, 0, run_verify},                      /* READ VERIFY SECTORS */
-	{0x42, ATA_EXT, run_verify},                /* READ VERIFY SECTORS EXT */
-	{0xb0, 0, ata_run_smart},                   /* SMART */
-	{0xc8, ATA_READS, run_transfer},            /* READ DMA */
-	{0xca, ATA_WRITES, run_transfer},           /* WRITE DMA */
-	{0xe0, 0, run_flush},                       /* STANDBY IMMEDIATE */
-	{0xe1, 0, run_flush},                       /* IDLE IMMEDIATE */
-	{0xe5, 0, run_power_mode},                  /* CHECK POWER MODE */
-	{0xe7, 0, run_flush},                       /* FLUSH CACHE */
-	{0xea, 0, run_flush},                       /* FLUSH CACHE EXT */
-	{0xec, 0, run_identify},                    /* IDENTIFY DEVICE */
-	{0xef, 0, run_set_features},                /* SET FEATURES */
-	{0xf8, 0, run_max_address},                 /* READ NATIVE MAX ADDRESS */
+	{0x06, ATA_WRITES | ATA_EXT, ata_run_trim, ata_prepare_trim}, /* DATA SET MANAGEMENT */
+	{0x20, ATA_READS, run_transfer, prepare_transfer},            /* READ SECTORS */
+	{0x24, ATA_READS | ATA_EXT, run_transfer, prepare_transfer},  /* READ SECTORS EXT */
+	{0x25, ATA_READS | ATA_EXT, run_transfer, prepare_transfer},  /* READ DMA EXT */
+	{0x27, ATA_EXT, run_max_address},                   /* READ NATIVE MAX ADDRESS EXT */
+	{0x2f, ATA_EXT, ata_run_read_log},                  /* READ LOG EXT */
+	{0x30, ATA_WRITES, run_transfer, prepare_transfer}, /* WRITE SECTORS */
+	{0x34, ATA_WRITES | ATA_EXT, run_transfer, prepare_transfer}, /* WRITE SECTORS EXT */
+	{0x35, ATA_WRITES | ATA_EXT, run_transfer, prepare_transfer}, /* WRITE DMA EXT */
+	{0x40, 0, run_verify},                                        /* READ VERIFY SECTORS */
+	{0x42, ATA_EXT, run_verify},                                  /* READ VERIFY SECTORS EXT */
+	{0xb0, 0, ata_run_smart},                                     /* SMART */
+	{0xc8, ATA_READS, run_transfer, prepare_transfer},            /* READ DMA */
+	{0xca, ATA_WRITES, run_transfer, prepare_transfer},           /* WRITE DMA */
+	{0xe0, 0, run_flush},                                         /* STANDBY IMMEDIATE */
+	{0xe1, 0, run_flush},                                         /* IDLE IMMEDIATE */
+	{0xe5, 0, run_power_mode},                                    /* CHECK POWER MODE */
+	{0xe7, 0, run_flush},                                         /* FLUSH CACHE */
+	{0xea, 0, run_flush},                                         /* FLUSH CACHE EXT */
+	{0xec, 0, run_identify},                                      /* IDENTIFY DEVICE */
+	{0xef, 0, run_set_features},                                  /* SET FEATURES */
+	{0xf8, 0, run_max_address},                                   /* READ NATIVE MAX ADDRESS */
 };
 
 void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len)

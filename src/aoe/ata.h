@@ -20,6 +20,8 @@ struct ata_command {
 	uint8_t flags;
 	void (*run)(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		    uint32_t len);
+	/* Of those that take off: its I/O from t->iov on. */
+	void (*prepare)(struct aoe_task *t, const struct ata_command *cmd);
 };
 
 static inline struct aoe_ata *ata_registers(struct aoe_task *t)
@@ -48,6 +50,8 @@ void ata_refuse_request(struct aoe_place *place, const uint8_t *frame, uint8_t e
 
 /* Over t->iov, from the LBA of the registers on; ends by ata.c, unless t->uio.done is set to another. */
 void ata_prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum io_op op);
+/* The same is under way, and answers for this one as well. */
+bool ata_joins_one_under_way(const struct aoe_place *place, const uint8_t *frame);
 /* Submits it, behind earlier writes of its sectors when it is a write: those from t->from to t->to. */
 void ata_take_off(struct aoe_task *t);
 /* Answers by what the I/O ended with. */
@@ -57,6 +61,7 @@ void ata_io_ended(struct aoe_task *t);
 
 void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		  uint32_t len);
+void ata_prepare_trim(struct aoe_task *t, const struct ata_command *cmd);
 void ata_run_smart(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		   uint32_t len);
 void ata_run_read_log(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,

@@ -100,34 +100,26 @@ static void trimmed(struct unit_io *uio)
 		ata_io_ended(t);
 }
 
-/* All of them: from the first sector to the last one. What is behind the disk's end is answered so. */
-static bool look_through(struct aoe_task *t, struct range *all)
+/* From the first sector of all to the last one. */
+static struct range span_of(const struct aoe_task *t)
 {
-	const uint64_t size = aoe_disk_sectors(t->place->disk) * AOE_SECTOR;
+	struct range all = {.from = UINT64_MAX, .to = 0};
 
-	*all = (struct range){.from = UINT64_MAX, .to = 0};
 	for (unsigned i = 0; i < ranges(t); i++) {
 		const struct range r = range_at(t->iov.iov_base, i);
 
 		if (is_empty(r))
 			continue;
-		if (r.to > size) {
-			ata_set_lba(ata_registers(t), max_u64(r.from, size) / AOE_SECTOR, true);
-			ata_refuse(t, ATA_IDNF);
-			return false;
-		}
-		all->from = min_u64(all->from, r.from);
-		all->to = max_u64(all->to, r.to);
+		all.from = min_u64(all.from, r.from);
+		all.to = max_u64(all.to, r.to);
 	}
-	return true;
+	return all;
 }
 
-static void start(struct aoe_task *t, const struct ata_command *cmd)
+void ata_prepare_trim(struct aoe_task *t, const struct ata_command *cmd)
 {
-	struct range all;
+	const struct range all = span_of(t);
 
-	if (!look_through(t, &all))
-		return;
 	ata_prepare_io(t, cmd, IO_DISCARD);
 	t->uio.io.len = 0;
 	t->uio.done = trimmed;
@@ -135,6 +127,32 @@ static void start(struct aoe_task *t, const struct ata_command *cmd)
 	t->to = all.to;
 	if (!step(t))
 		t->uio.io.op = IO_FLUSH;
+}
+
+/* Where the first range that leaves the disk does so, in sectors; UINT64_MAX: none does. */
+static uint64_t first_outside(const struct aoe_task *t)
+{
+	const uint64_t size = aoe_disk_sectors(t->place->disk) * AOE_SECTOR;
+
+	for (unsigned i = 0; i < ranges(t); i++) {
+		const struct range r = range_at(t->iov.iov_base, i);
+
+		if (!is_empty(r) && r.to > size)
+			return max_u64(r.from, size) / AOE_SECTOR;
+	}
+	return UINT64_MAX;
+}
+
+static void start(struct aoe_task *t, const struct ata_command *cmd)
+{
+	const uint64_t outside = first_outside(t);
+
+	if (outside != UINT64_MAX) {
+		ata_set_lba(ata_registers(t), outside, true);
+		ata_refuse(t, ATA_IDNF);
+		return;
+	}
+	ata_prepare_trim(t, cmd);
 	ata_take_off(t);
 }
 
@@ -153,6 +171,8 @@ void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const 
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}
+	if (ata_joins_one_under_way(place, frame))
+		return;
 	t = ata_task_create(place, frame, bytes);
 	if (t == NULL)
 		return;
