@@ -577,6 +577,26 @@ def test_a_write_cache_off_and_on():
         s.start()
 
 
+def test_what_is_of_the_disk():
+    """Two interfaces, of which one has a write cache: both see what is done through the other."""
+    aoe.add_pair("aoe2", "aoe3")
+    with serving("ram:1M", options=",cache=writeback", args=["--aoe", "aoe2:1.0"]), client() as c, \
+         client(interface="aoe3", server="aoe2") as d:
+        for who in (c, d):
+            who.settle()
+        assert "cache on" in c.identify().flags and "cache" not in d.identify().flags
+        expect_abort(d, ata_frame(aoe.SET_FEATURES, feature=aoe.CACHE_OFF))
+        assert "cache on" in c.identify().flags
+        cache(c, aoe.CACHE_OFF)
+        d.good(smart_frame(aoe.SMART_OFF))
+        expect_abort(c, smart_frame(aoe.SMART_STATUS))
+        c.good(smart_frame(aoe.SMART_ON))
+        assert health(d) == WELL
+        d.write(0, pattern(1, 0, 2))
+        c.good(trim_frame((1, 1)))
+        assert d.read(0, 2) == pattern(1, 0) + bytes(SECTOR)
+
+
 def test_a_write_cache_that_cannot_be_flushed():
     with serving("fault:rule=flush;eio;while=broken:ram:1M", options=",cache=writeback") as s, client() as c:
         c.settle()
