@@ -77,6 +77,7 @@ static void start(struct loop_msg *msg)
 	list_for_each (pos, &aoe->disks) {
 		struct aoe_disk *disk = list_entry(pos, struct aoe_disk, link);
 
+		disk->served_ns = loop_now_ns(aoe->loop);
 		aoe->nattaching++;
 		unit_attach(disk->unit, &disk->attach);
 	}
@@ -244,6 +245,8 @@ static int disk_create(struct aoe_disk **out, struct aoe *aoe, struct unit *unit
 	err = disk->share != NULL ? unit_make_nexus_id(&disk->attach.nexus_id) : -ENOMEM;
 	if (err == 0)
 		err = aoe_string_load(disk);
+	if (err == 0)
+		err = aoe_smart_load(disk);
 	if (err != 0) {
 		disk_free(disk);
 		return err;

@@ -9,32 +9,9 @@
  * never flush. Errors of the disk are told in the status, where Linux gives up at once; what is only
  * a matter of time is not answered, and the client asks again.
  */
-#include "aoe/impl.h"
+#include "aoe/ata.h"
 
 #include <string.h>
-
-enum ata_flags {
-	ATA_EXT = 1, /* 48 bits of LBA */
-	ATA_READS = 2,
-	ATA_WRITES = 4,
-};
-
-struct ata_command {
-	uint8_t opcode;
-	uint8_t flags;
-	void (*run)(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
-		    uint32_t len);
-};
-
-static struct aoe_ata *registers(struct aoe_task *t)
-{
-	return (struct aoe_ata *)(void *)(aoe_task_head(t) + 1);
-}
-
-static const struct aoe_ata *registers_of(const uint8_t *frame)
-{
-	return (const void *)(frame + sizeof(struct aoe_head));
-}
 
 static uint64_t lba_of(const struct aoe_ata *r, bool ext)
 {
@@ -46,26 +23,75 @@ static uint64_t lba_of(const struct aoe_ata *r, bool ext)
 	       (uint64_t)r->lba[5] << 40;
 }
 
+void ata_set_lba(struct aoe_ata *r, uint64_t lba, bool ext)
+{
+	for (unsigned i = 0; i < (ext ? 6 : 3); i++)
+		r->lba[i] = low_u8(lba >> 8 * i);
+	if (!ext)
+		r->lba[3] = low_u8((r->lba[3] & 0xf0) | (lba >> 24 & 0xf));
+}
+
 /* ---- Answers ---- */
 
-static void answer(struct aoe_task *t, uint8_t status, uint8_t error, uint32_t data_len)
+void ata_answer(struct aoe_task *t, uint8_t status, uint8_t error, uint32_t data_len)
 {
-	struct aoe_ata *r = registers(t);
+	struct aoe_ata *r = ata_registers(t);
 
 	r->command = status;
 	r->feature = error;
 	aoe_task_answer(t, AOE_ATA_HEAD + data_len);
 }
 
-static void good(struct aoe_task *t, uint32_t data_len)
+void ata_good(struct aoe_task *t, uint32_t data_len)
 {
-	registers(t)->count = 0;
-	answer(t, ATA_DRDY, 0, data_len);
+	ata_registers(t)->count = 0;
+	ata_answer(t, ATA_DRDY, 0, data_len);
+}
+
+void ata_refuse(struct aoe_task *t, uint8_t error)
+{
+	ata_answer(t, ATA_DRDY | ATA_ERR, error, 0);
+}
+
+void ata_refuse_request(struct aoe_place *place, const uint8_t *frame, uint8_t error)
+{
+	struct aoe_task *t = ata_task_create(place, frame, 0);
+
+	if (t != NULL)
+		ata_refuse(t, error);
+}
+
+static bool is_ext(const struct aoe_task *t)
+{
+	return (t->ata->flags & ATA_EXT) != 0;
+}
+
+/* It failed at the beginning of this I/O, and there is more behind it. */
+static void point_at(struct aoe_task *t, uint64_t lba)
+{
+	struct aoe_ata *r = ata_registers(t);
+	const uint64_t skipped = lba - lba_of(r, is_ext(t));
+
+	r->count = low_u8(r->count - skipped);
+	ata_set_lba(r, lba, is_ext(t));
+}
+
+/* The disk has failed, and not who asks: that is kept. */
+static void broken(struct aoe_task *t, uint8_t status, uint8_t error)
+{
+	const struct aoe_ata asked = *ata_registers(t);
+
+	if (t->uio.io.op == IO_READ)
+		point_at(t, t->uio.io.off / AOE_SECTOR);
+	ata_answer(t, status, error, 0);
+	ata_error_log(t, &asked);
 }
 
 /* What an I/O ended with, as registers. */
 static void failed(struct aoe_task *t, int err)
 {
+	const struct io *io = &t->uio.io;
+
 	switch (err) {
 	case -ECANCELED:
 	case -ENOMEM:
@@ -75,24 +101,26 @@ static void failed(struct aoe_task *t, int err)
 		aoe_task_refuse(t, AOE_RESERVED);
 		return;
 	case -ERANGE:
-		answer(t, ATA_DRDY | ATA_ERR, ATA_IDNF, 0);
+		ata_set_lba(ata_registers(t),
+			    max_u64(io->off / AOE_SECTOR, aoe_disk_sectors(t->place->disk)),
+			    is_ext(t));
+		ata_refuse(t, ATA_IDNF);
 		return;
 	case -EROFS:
-		answer(t, ATA_DRDY | ATA_ERR, ATA_ABRT, 0);
+	case -EOPNOTSUPP:
+		ata_refuse(t, ATA_ABRT);
 		return;
 	case -EIO:
-		if (t->uio.io.op == IO_READ) {
-			answer(t, ATA_DRDY | ATA_ERR, ATA_UNC, 0);
+		if (io->op == IO_READ) {
+			broken(t, ATA_DRDY | ATA_ERR, ATA_UNC);
 			return;
 		}
 		break;
 	}
-	answer(t, ATA_DRDY | ATA_DF | ATA_ERR, ATA_ABRT, 0);
+	broken(t, ATA_DRDY | ATA_DF | ATA_ERR, ATA_ABRT);
 }
 
-/* Its data lie at AOE_DATA_AT. */
-static struct aoe_task *task_create(struct aoe_place *place, const uint8_t *frame,
-				    uint32_t data_len)
+struct aoe_task *ata_task_create(struct aoe_place *place, const uint8_t *frame, uint32_t data_len)
 {
 	const uint32_t head = AOE_ATA_HEAD;
 
@@ -105,7 +133,8 @@ static struct aoe_task *task_create(struct aoe_place *place, const uint8_t *fram
 static void start_waiting(struct aoe_disk *disk);
 static void start_later(struct aoe_task *t);
 
-static void io_ended(struct aoe_task *t, bool of_a_run)
+/* Of a run that failed each is done by itself: what is wrong is told of that one alone. */
+static void ended(struct aoe_task *t, bool of_a_run)
 {
 	const int err = t->unit_task.aborted ? -ECANCELED : t->uio.io.result;
 	const bool reads = (t->ata->flags & ATA_READS) != 0;
@@ -121,8 +150,37 @@ static void io_ended(struct aoe_task *t, bool of_a_run)
 	if (err != 0)
 		failed(t, err);
 	else
-		good(t, reads ? (uint32_t)t->iov.iov_len : 0);
+		ata_good(t, reads ? (uint32_t)t->iov.iov_len : 0);
 	start_waiting(disk);
+}
+
+void ata_io_ended(struct aoe_task *t)
+{
+	aoe_run_end(t, ended);
+}
+
+/* Half by half, which is the first sector that cannot be read? What can be on the way is of no use any
+ * more. */
+static bool narrow(struct aoe_task *t)
+{
+	struct io *io = &t->uio.io;
+
+	if (io->result == -EIO) {
+		t->suspect = io->len;
+	} else if (io->result == 0) {
+		io->off += io->len;
+		t->suspect -= io->len;
+	} else {
+		return false;
+	}
+	if (t->suspect == AOE_SECTOR) {
+		io->result = -EIO;
+		return false;
+	}
+	io->len = align_up(t->suspect / 2, AOE_SECTOR);
+	t->probe = (struct iovec){.iov_base = t->iov.iov_base, .iov_len = io->len};
+	io->iov = &t->probe;
+	return true;
 }
 
 /* What follows: the flush of a write, which many that wait share, or the next piece. */
@@ -130,9 +188,13 @@ static bool goes_on(struct aoe_task *t)
 {
 	struct io *io = &t->uio.io;
 
-	if (io->result != 0 || t->unit_task.aborted)
+	if (t->unit_task.aborted || (t->run != NULL && io->result != 0))
 		return false;
-	if (io->op == IO_WRITE && !t->place->export.writeback) {
+	if (io->op == IO_READ && (io->result == -EIO || t->suspect != 0))
+		return narrow(t);
+	if (io->result != 0)
+		return false;
+	if (io->op == IO_WRITE && !aoe_caches(t->place)) {
 		io->op = IO_FLUSH;
 		return true;
 	}
@@ -151,7 +213,7 @@ static void io_done(struct unit_io *uio)
 	if (goes_on(t))
 		unit_submit(uio);
 	else
-		aoe_run_end(t, io_ended);
+		ata_io_ended(t);
 }
 
 /* By an ABORT, of a client of another transport that resets the disk: nobody answers. */
@@ -165,20 +227,25 @@ static void cancel(struct unit_task *ut)
 		disk->nwaiting--;
 	else if (aoe_run_is_done_for(t) || !unit_io_cancel(&t->uio))
 		return;
-	aoe_run_end(t, io_ended);
+	ata_io_ended(t);
 }
 
-static void prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum io_op op)
+void ata_prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum io_op op)
 {
 	const struct unit_attach *a = &t->place->disk->attach;
 
 	t->ata = cmd;
-	t->off = lba_of(registers(t), (cmd->flags & ATA_EXT) != 0) * AOE_SECTOR;
 	t->unit_task = (struct unit_task){.nexus_id = a->nexus_id, .cancel = cancel};
 	t->uio = (struct unit_io){
-		.io = {.op = op, .off = t->off, .len = t->iov.iov_len, .iov = &t->iov, .niov = 1},
+		.io = {.op = op,
+		       .off = lba_of(ata_registers(t), (cmd->flags & ATA_EXT) != 0) * AOE_SECTOR,
+		       .len = t->iov.iov_len,
+		       .iov = &t->iov,
+		       .niov = 1},
 		.task = &t->unit_task,
 		.done = io_done};
+	t->from = t->uio.io.off;
+	t->to = t->from + t->uio.io.len;
 	unit_task_begin(a->channel, &t->unit_task);
 }
 
@@ -191,7 +258,7 @@ static bool writes(const struct aoe_task *t)
 
 static bool overlaps(const struct aoe_task *a, const struct aoe_task *b)
 {
-	return a->off < b->off + b->iov.iov_len && b->off < a->off + a->iov.iov_len;
+	return a->from < b->to && b->from < a->to;
 }
 
 /* Writes of the same sectors are done in the order they came. */
@@ -226,7 +293,7 @@ static void start_waiting(struct aoe_disk *disk)
 static bool is_same(struct aoe_task *t, const struct aoe_place *place, const uint8_t *frame)
 {
 	const struct aoe_head *h = (const void *)frame;
-	const struct aoe_ata *a = registers(t), *b = registers_of(frame);
+	const struct aoe_ata *a = ata_registers(t), *b = ata_registers_of(frame);
 
 	return t->place == place && memcmp(aoe_task_head(t)->from, h->from, AOE_MAC_LEN) == 0 &&
 	       a->command == b->command && a->count == b->count &&
@@ -246,7 +313,7 @@ static void tags_add(struct aoe_tags *tags, const uint8_t tag[4])
 /* A client that has waited for long enough asks again, by another tag. Those that come while one is
  * under way share the next one: a write that another path has done meanwhile is not undone in their
  * names, and a read is not older than its request. */
-static bool joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
+bool ata_joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
 {
 	const struct aoe_head *h = (const void *)frame;
 
@@ -290,21 +357,39 @@ static void start_later(struct aoe_task *t)
 	next->iov = (struct iovec){.iov_base = next->buf->data + AOE_DATA_AT,
 				   .iov_len = t->iov.iov_len};
 	memcpy(aoe_task_head(next)->tag, next->tags.v[--next->tags.n], sizeof(next->tags.v[0]));
-	prepare_io(next, t->ata, writes(t) ? IO_WRITE : IO_READ);
+	t->ata->prepare(next, t->ata);
 	next->overtaken = t->overtaken;
 	list_insert_after(&t->link, &next->link);
 	unit_submit(&next->uio);
 }
 
+void ata_take_off(struct aoe_task *t)
+{
+	struct aoe_disk *disk = t->place->disk;
+
+	list_push_back(&disk->flights, &t->link);
+	if (writes(t))
+		overtake(t);
+	t->waits = writes(t) && must_wait(t);
+	if (t->waits)
+		disk->nwaiting++;
+	else
+		aoe_run_submit(t);
+}
+
 /* ---- Commands ---- */
+
+static void prepare_transfer(struct aoe_task *t, const struct ata_command *cmd)
+{
+	ata_prepare_io(t, cmd, (cmd->flags & ATA_WRITES) != 0 ? IO_WRITE : IO_READ);
+}
 
 static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 			 const uint8_t *frame, uint32_t len)
 {
-	const struct aoe_ata *r = registers_of(frame);
+	const struct aoe_ata *r = ata_registers_of(frame);
 	const uint32_t bytes = r->count * (uint32_t)AOE_SECTOR;
 	const bool to_disk = (cmd->flags & ATA_WRITES) != 0;
-	struct aoe_disk *disk = place->disk;
 	struct aoe_task *t;
 
 	if (r->count == 0 || r->count > place->port->sectors ||
@@ -312,23 +397,16 @@ static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}
-	if (joins_one_under_way(place, frame))
+	if (ata_joins_one_under_way(place, frame))
 		return;
-	t = task_create(place, frame, bytes);
+	t = ata_task_create(place, frame, bytes);
 	if (t == NULL)
 		return;
 	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = bytes};
 	if (to_disk)
 		memcpy(t->iov.iov_base, frame + AOE_ATA_HEAD, bytes);
-	prepare_io(t, cmd, to_disk ? IO_WRITE : IO_READ);
-	list_push_back(&disk->flights, &t->link);
-	if (to_disk)
-		overtake(t);
-	t->waits = to_disk && must_wait(t);
-	if (t->waits)
-		disk->nwaiting++;
-	else
-		aoe_run_submit(t);
+	prepare_transfer(t, cmd);
+	ata_take_off(t);
 }
 
 /* Reads, piece by piece, and sends nothing: 0 sectors are 256 (ATA8-ACS 7.37), or 65536, which the frame
@@ -336,7 +414,7 @@ static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 static void run_verify(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		       uint32_t len)
 {
-	const struct aoe_ata *r = registers_of(frame);
+	const struct aoe_ata *r = ata_registers_of(frame);
 	const uint64_t bytes = (r->count != 0 ? r->count : 256) * (uint64_t)AOE_SECTOR;
 	const uint32_t piece = low_u32(min_u64(bytes, AOE_SECTORS_MAX * AOE_SECTOR));
 	struct aoe_task *t;
@@ -345,23 +423,23 @@ static void run_verify(struct aoe_place *place, const struct ata_command *cmd, c
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}
-	t = task_create(place, frame, piece);
+	t = ata_task_create(place, frame, piece);
 	if (t == NULL)
 		return;
 	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = piece};
 	t->left = bytes - piece;
-	prepare_io(t, cmd, IO_READ);
+	ata_prepare_io(t, cmd, IO_READ);
 	unit_submit(&t->uio);
 }
 
 static void run_flush(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		      uint32_t len)
 {
-	struct aoe_task *t = task_create(place, frame, 0);
+	struct aoe_task *t = ata_task_create(place, frame, 0);
 
 	if (t == NULL)
 		return;
-	prepare_io(t, cmd, IO_FLUSH);
+	ata_prepare_io(t, cmd, IO_FLUSH);
 	unit_submit(&t->uio);
 }
 
@@ -370,55 +448,105 @@ static void run_identify(struct aoe_place *place, const struct ata_command *cmd,
 {
 	struct aoe_task *t;
 
-	if (registers_of(frame)->count == 0) {
+	if (ata_registers_of(frame)->count == 0) {
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}
-	t = task_create(place, frame, AOE_SECTOR);
+	t = ata_task_create(place, frame, AOE_SECTOR);
 	if (t == NULL)
 		return;
 	aoe_identify(place, t->buf->data + AOE_DATA_AT);
-	good(t, AOE_SECTOR);
+	ata_good(t, AOE_SECTOR);
 }
 
 /* It turns always. */
 static void run_power_mode(struct aoe_place *place, const struct ata_command *cmd,
 			   const uint8_t *frame, uint32_t len)
 {
-	struct aoe_task *t = task_create(place, frame, 0);
+	struct aoe_task *t = ata_task_create(place, frame, 0);
 
 	if (t == NULL)
 		return;
-	registers(t)->count = 0xff;
-	answer(t, ATA_DRDY, 0, 0);
+	ata_registers(t)->count = 0xff;
+	ata_answer(t, ATA_DRDY, 0, 0);
+}
+
+/* For another. */
+static bool is_reserved(const struct aoe_place *place)
+{
+	const struct unit_attach *a = &place->disk->attach;
+	const uint64_t holder = channel_view(a->channel)->holder;
+
+	return holder != 0 && holder != a->nexus_id;
+}
+
+/* Subcommands of SET FEATURES. */
+enum { CACHE_ON = 0x02, CACHE_OFF = 0x82 };
+
+/* Off: it is answered when what was written before is durable, and what comes later is before it is
+ * answered. A restart forgets it. */
+static void run_set_features(struct aoe_place *place, const struct ata_command *cmd,
+			     const uint8_t *frame, uint32_t len)
+{
+	const uint8_t feature = ata_registers_of(frame)->feature;
+	struct aoe_task *t;
+
+	if (is_reserved(place)) {
+		aoe_refuse(place, frame, AOE_RESERVED);
+		return;
+	}
+	if (!place->export.writeback || (feature != CACHE_ON && feature != CACHE_OFF)) {
+		ata_refuse_request(place, frame, ATA_ABRT);
+		return;
+	}
+	place->disk->cache_off = feature == CACHE_OFF;
+	if (feature == CACHE_OFF) {
+		run_flush(place, cmd, frame, len);
+		return;
+	}
+	t = ata_task_create(place, frame, 0);
+	if (t != NULL)
+		ata_good(t, 0);
+}
+
+/* Of the last sector, or of the last one that 28 bits reach. */
+static void run_max_address(struct aoe_place *place, const struct ata_command *cmd,
+			    const uint8_t *frame, uint32_t len)
+{
+	const bool ext = (cmd->flags & ATA_EXT) != 0;
+	const uint64_t last = aoe_disk_sectors(place->disk) - 1;
+	struct aoe_task *t = ata_task_create(place, frame, 0);
+
+	if (t == NULL)
+		return;
+	ata_set_lba(ata_registers(t), ext ? last : min_u64(last, ATA_LBA28_MAX), ext);
+	ata_good(t, 0);
 }
 
 static const struct ata_command commands[] = {
-	{0x20, ATA_READS, run_transfer},            /* READ SECTORS */
-	{0x24, ATA_READS | ATA_EXT, run_transfer},  /* READ SECTORS EXT */
-	{0x25, ATA_READS | ATA_EXT, run_transfer},  /* READ DMA EXT */
-	{0x30, ATA_WRITES, run_transfer},           /* WRITE SECTORS */
-	{0x34, ATA_WRITES | ATA_EXT, run_transfer}, /* WRITE SECTORS EXT */
-	{0x35, ATA_WRITES | ATA_EXT, run_transfer}, /* WRITE DMA EXT */
-	{0x40, 0, run_verify},                      /* READ VERIFY SECTORS */
-	{0x42, ATA_EXT, run_verify},                /* READ VERIFY SECTORS EXT */
-	{0xc8, ATA_READS, run_transfer},            /* READ DMA */
-	{0xca, ATA_WRITES, run_transfer},           /* WRITE DMA */
-	{0xe0, 0, run_flush},                       /* STANDBY IMMEDIATE */
-	{0xe1, 0, run_flush},                       /* IDLE IMMEDIATE */
-	{0xe5, 0, run_power_mode},                  /* CHECK POWER MODE */
-	{0xe7, 0, run_flush},                       /* FLUSH CACHE */
-	{0xea, 0, run_flush},                       /* FLUSH CACHE EXT */
-	{0xec, 0, run_identify},                    /* IDENTIFY DEVICE */
+	{0x06, ATA_WRITES | ATA_EXT, ata_run_trim, ata_prepare_trim}, /* DATA SET MANAGEMENT */
+	{0x20, ATA_READS, run_transfer, prepare_transfer},            /* READ SECTORS */
+	{0x24, ATA_READS | ATA_EXT, run_transfer, prepare_transfer},  /* READ SECTORS EXT */
+	{0x25, ATA_READS | ATA_EXT, run_transfer, prepare_transfer},  /* READ DMA EXT */
+	{0x27, ATA_EXT, run_max_address},                   /* READ NATIVE MAX ADDRESS EXT */
+	{0x2f, ATA_EXT, ata_run_read_log},                  /* READ LOG EXT */
+	{0x30, ATA_WRITES, run_transfer, prepare_transfer}, /* WRITE SECTORS */
+	{0x34, ATA_WRITES | ATA_EXT, run_transfer, prepare_transfer}, /* WRITE SECTORS EXT */
+	{0x35, ATA_WRITES | ATA_EXT, run_transfer, prepare_transfer}, /* WRITE DMA EXT */
+	{0x40, 0, run_verify},                                        /* READ VERIFY SECTORS */
+	{0x42, ATA_EXT, run_verify},                                  /* READ VERIFY SECTORS EXT */
+	{0xb0, 0, ata_run_smart},                                     /* SMART */
+	{0xc8, ATA_READS, run_transfer, prepare_transfer},            /* READ DMA */
+	{0xca, ATA_WRITES, run_transfer, prepare_transfer},           /* WRITE DMA */
+	{0xe0, 0, run_flush},                                         /* STANDBY IMMEDIATE */
+	{0xe1, 0, run_flush},                                         /* IDLE IMMEDIATE */
+	{0xe5, 0, run_power_mode},                                    /* CHECK POWER MODE */
+	{0xe7, 0, run_flush},                                         /* FLUSH CACHE */
+	{0xea, 0, run_flush},                                         /* FLUSH CACHE EXT */
+	{0xec, 0, run_identify},                                      /* IDENTIFY DEVICE */
+	{0xef, 0, run_set_features},                                  /* SET FEATURES */
+	{0xf8, 0, run_max_address},                                   /* READ NATIVE MAX ADDRESS */
 };
-
-static void run_unknown(struct aoe_place *place, const uint8_t *frame)
-{
-	struct aoe_task *t = task_create(place, frame, 0);
-
-	if (t != NULL)
-		answer(t, ATA_DRDY | ATA_ERR, ATA_ABRT, 0);
-}
 
 void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len)
 {
@@ -427,10 +555,10 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 		return;
 	}
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
-		if (commands[i].opcode != registers_of(frame)->command)
+		if (commands[i].opcode != ata_registers_of(frame)->command)
 			continue;
 		commands[i].run(place, &commands[i], frame, len);
 		return;
 	}
-	run_unknown(place, frame);
+	ata_refuse_request(place, frame, ATA_ABRT);
 }

@@ -5,7 +5,7 @@
  * All of it lives on one loop, since what comes to one disk by several interfaces has an order. The
  * lists of ports, disks and places are built before the loops run and then only read.
  *
- *   frame -> port.c: whose is it? -> ata.c or query.c: a task, and its I/O -> port.c: the answer
+ *   frame -> port.c: whose is it? -> ata*.c or query.c: a task, and its I/O -> port.c: the answer
  */
 #ifndef SPINDLE_AOE_IMPL_H
 #define SPINDLE_AOE_IMPL_H
@@ -21,6 +21,9 @@
 #define AOE_TAGS        4  /* of one request that came several times */
 #define AOE_RUN_MAX     32 /* frames that one I/O does */
 #define AOE_STRING_TAG  "aoe-config"
+#define AOE_SMART_TAG   "aoe-smart"
+#define AOE_ERRORS_KEPT \
+	20 /* whole pages of a log that has 5 of them in one, and of one that has 4 */
 
 struct ata_command;
 
@@ -29,6 +32,14 @@ struct ata_command;
 struct aoe_string {
 	uint16_t len;
 	uint8_t bytes[AOE_STRING_MAX];
+};
+
+/* A command that the disk failed to do. */
+struct aoe_ata_error {
+	struct aoe_ata asked, answered;
+	bool ext;          /* 48 bits of LBA */
+	uint32_t after_ms; /* since the disk is served */
+	uint16_t hours;
 };
 
 struct aoe_disk {
@@ -45,6 +56,12 @@ struct aoe_disk {
 	struct list gathers;        /* in aoe->gathering, then */
 	struct aoe_string string;
 	bool changes_string; /* and has a task for that */
+	bool cache_off;      /* by a client, where there is one */
+	bool smart_off, changes_smart;
+	uint64_t served_ns; /* since when */
+	/* The newest ones, in a ring: the n-th at (n - 1) % AOE_ERRORS_KEPT. */
+	struct aoe_ata_error errors[AOE_ERRORS_KEPT];
+	uint64_t nerrors;
 };
 
 /* A disk at a port. */
@@ -56,6 +73,11 @@ struct aoe_place {
 };
 
 uint64_t aoe_disk_sectors(const struct aoe_disk *disk);
+/* A write may be answered before it is durable. */
+static inline bool aoe_caches(const struct aoe_place *place)
+{
+	return place->export.writeback && !place->disk->cache_off;
+}
 /* Tells everybody that the disk is there, or has another size. */
 void aoe_disk_announce(struct aoe_disk *disk);
 
@@ -79,9 +101,13 @@ struct aoe_task {
 	struct unit_task unit_task;
 	struct unit_io uio;
 	struct iovec iov;
-	uint64_t off;          /* of a transfer, whose length is that of `iov` */
-	struct aoe_run *run;   /* whose I/O does this one, too; or NULL */
-	uint64_t left;         /* bytes behind this piece, of a verification */
+	uint64_t from, to;   /* bytes of the disk that it touches */
+	struct aoe_run *run; /* whose I/O does this one, too; or NULL */
+	uint64_t left;       /* bytes behind this piece, of a verification or a range to trim */
+	unsigned next_range; /* to trim */
+	/* Bytes from io.off on, with a sector that cannot be read; 0: none is known. */
+	uint64_t suspect;
+	struct iovec probe;    /* to find it */
 	bool waits;            /* for earlier writes of its sectors */
 	bool overtaken;        /* by a later write of its sectors */
 	struct aoe_tags tags;  /* to be answered as well */
@@ -114,6 +140,8 @@ void aoe_run_end(struct aoe_task *t, void (*each)(struct aoe_task *t, bool of_a_
 
 /* ata.c: `len` bytes with a whole head. */
 void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
+/* ata_smart.c: before the loops run. Blocking. 0 or -errno. */
+int aoe_smart_load(struct aoe_disk *disk);
 /* identify.c */
 void aoe_identify(const struct aoe_place *place, uint8_t out[AOE_SECTOR]);
 /* query.c */

@@ -20,9 +20,10 @@ struct aoe_run {
 static bool follows(const struct aoe_task *t, const struct aoe_task *first)
 {
 	const struct io *io = &first->uio.io;
+	const bool transfers = io->op == IO_READ || io->op == IO_WRITE;
 
-	return t->place == first->place && t->uio.io.op == io->op && t->off == io->off + io->len &&
-	       (first->run == NULL || first->run->n < AOE_RUN_MAX);
+	return transfers && t->place == first->place && t->uio.io.op == io->op &&
+	       t->from == io->off + io->len && (first->run == NULL || first->run->n < AOE_RUN_MAX);
 }
 
 static struct aoe_run *run_of(struct aoe_task *first)

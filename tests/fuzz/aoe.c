@@ -16,7 +16,7 @@ enum options {
 	OPT_READ_ONLY = 0x01,
 	OPT_WRITEBACK = 0x02,
 	OPT_VOLATILE = 0x04,
-	OPT_SLOW = 0x08,  /* a write takes its time, so that others meet it */
+	OPT_SLOW = 0x08,  /* a write or a discard takes its time, so that others meet it */
 	OPT_MASKS = 0x10, /* only the first client is answered */
 	OPT_JUMBO = 0x20,
 	OPT_FULL = 0x40, /* now and then nothing can be sent */
@@ -128,7 +128,8 @@ static void disk_open(struct world *w)
 	const struct store_config sc = {.read_only = (wire.options & OPT_READ_ONLY) != 0};
 	const struct bdev_config bc = {.block_size = 512, .read_only = sc.read_only};
 	const struct unit_identity id = {.serial = "x"};
-	const char *spec = (wire.options & OPT_SLOW) != 0 ? "fault:rule=write;delay=1ms:ram:1M"
+	const char *spec = (wire.options & OPT_SLOW) != 0
+				   ? "fault:rule=write;delay=1ms,rule=discard;delay=1ms:ram:1M"
 			   : (wire.options & OPT_VOLATILE) != 0 ? "fault:volatile=on:ram:1M"
 								: "ram:1M";
 	struct store *store;

@@ -308,8 +308,17 @@ def aoe_frame(command, body=b"", flags=0, shelf=1, slot=2, tag=7):
     return struct.pack(">BH", flags, len(frame)) + frame
 
 
-def aoe_ata(opcode, lba=0, count=0, data=b"", **more):
-    return aoe_frame(0, bytes([0x40, 0, count, opcode]) + lba.to_bytes(6, "little") + bytes(2) + data, **more)
+def aoe_ata(opcode, lba=0, count=0, data=b"", feature=0, **more):
+    return aoe_frame(0, bytes([0x40, feature, count, opcode]) + lba.to_bytes(6, "little") + bytes(2) + data, **more)
+
+
+def aoe_smart(feature, low=0, count=1, **more):
+    return aoe_ata(0xB0, low | 0xC24F00, count, feature=feature, **more)
+
+
+def aoe_trim(*ranges, **more):
+    data = b"".join((lba | n << 48).to_bytes(8, "little") for lba, n in ranges).ljust(512, b"\0")
+    return aoe_ata(0x06, count=1, data=data, feature=1, **more)
 
 
 def aoe_query(command, string=b"", **more):
@@ -330,6 +339,16 @@ def aoe_seeds():
         for tag, (lba, flags) in enumerate(((0, NO_WAIT), (0, NO_WAIT), (1, NO_WAIT), (0, NO_WAIT), (0, NO_WAIT | OTHER_PORT), (0, 0)))))
     write("aoe", "wrong", bytes([0x70, 4]) + aoe_frame(2, bytes(4)) + aoe_frame(0xF0) + aoe_ata(0x24, 1 << 40, 1) +
           aoe_ata(0x24, 0, 0) + aoe_ata(0x24, 0, 255) + aoe_ata(0x34, 0, 2, block) + aoe_frame(0) + aoe_query(7))
+    write("aoe", "smart", bytes(2) + b"".join(aoe_smart(n) for n in (0xD0, 0xD2, 0xDA, 0xD9, 0xDA, 0xD8, 0xD4)) +
+          aoe_smart(0xD5, 0, 1) + aoe_smart(0xD5, 1, 1) + aoe_smart(0xD5, 0x30, 2) + aoe_smart(0xD5, 2, 1) + aoe_smart(0xDA, data=block))
+    write("aoe", "logs", bytes([0x20, 6]) + aoe_ata(0x2F, 0, 1) + aoe_ata(0x2F, 0x03, 5) + aoe_ata(0x2F, 0x0403, 1) +
+          aoe_ata(0x2F, 0x30, 2) + aoe_ata(0x2F, 0x100000030, 1) + aoe_ata(0x27) + aoe_ata(0xF8))
+    write("aoe", "trim", bytes([0x08, 7]) + b"".join((
+        aoe_trim((0, 8), (16, 2), (5, 0), (2047, 1), flags=NO_WAIT), aoe_ata(0x34, 1, 2, 2 * block, flags=NO_WAIT),
+        aoe_trim((1, 1), flags=NO_WAIT), aoe_trim((1, 1), flags=NO_WAIT | OTHER_PORT), aoe_ata(0x24, 0, 2),
+        aoe_trim((0, 1), (2047, 2)), aoe_trim(), aoe_ata(0x24, 1, 2))))
+    write("aoe", "cache", bytes([0x06, 8]) + aoe_ata(0xEF, feature=0x82) + aoe_ata(0x34, 0, 1, block) + aoe_trim((0, 1)) +
+          aoe_ata(0xEF, feature=2) + aoe_ata(0x34, 0, 1, block) + aoe_trim((0, 1)) + aoe_ata(0xEC, count=1))
     write("aoe", "jumbo", bytes([0x20, 5]) + aoe_ata(0x34, 8, 16, 16 * block) + aoe_ata(0x24, 8, 16) + aoe_ata(0x42, 0, 255))
 
 

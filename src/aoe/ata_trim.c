@@ -1,0 +1,182 @@
+/*
+ * DATA SET MANAGEMENT with TRIM (ACS-2 7.5): a list of ranges that may lose their data. Apart because it
+ * is many I/Os, range by range and step by step, so that none of them is long.
+ *
+ *   list checked -> (waits for earlier writes in between its first and its last sector)
+ *                -> DISCARD ... DISCARD -> (durable: FLUSH) -> answer
+ *
+ * What is promised: every sector of every range is discarded, whole granules of the store or not; where
+ * IDENTIFY says so it reads zeros. Nothing is discarded when any range is wrong. To other writes it is one
+ * write from its first sector to its last one.
+ */
+#include "aoe/ata.h"
+
+#include <string.h>
+
+#define TRIM        0x01 /* of the feature register */
+#define RANGE_BYTES 8
+
+/* Bytes a step, which ends at a multiple of them: so on a granule. */
+#define STEP_BYTES (32 * MiB)
+
+struct range {
+	uint64_t from, to; /* bytes; alike: it is none */
+};
+
+static struct range range_at(const uint8_t *list, unsigned i)
+{
+	const uint64_t v = load_le64(list + (size_t)i * RANGE_BYTES);
+	const uint64_t lba = v & ATA_LBA48_MAX;
+
+	return (struct range){.from = lba * AOE_SECTOR, .to = (lba + (v >> 48)) * AOE_SECTOR};
+}
+
+static bool is_empty(struct range r)
+{
+	return r.from == r.to;
+}
+
+static unsigned ranges(const struct aoe_task *t)
+{
+	return low_u32(t->iov.iov_len / RANGE_BYTES);
+}
+
+/* The next one, with those that go on where it ends. */
+static struct range take_range(struct aoe_task *t)
+{
+	struct range all = range_at(t->iov.iov_base, t->next_range++);
+
+	while (t->next_range < ranges(t)) {
+		const struct range r = range_at(t->iov.iov_base, t->next_range);
+
+		if (!is_empty(r) && r.from != all.to)
+			break;
+		t->next_range++;
+		if (!is_empty(r))
+			all.to = r.to;
+	}
+	return all;
+}
+
+/* false: there is nothing left to discard. */
+static bool step(struct aoe_task *t)
+{
+	struct io *io = &t->uio.io;
+	uint64_t at = io->off + io->len;
+
+	while (t->left == 0 && t->next_range < ranges(t)) {
+		const struct range r = take_range(t);
+
+		at = r.from;
+		t->left = r.to - r.from;
+	}
+	if (t->left == 0)
+		return false;
+	io->off = at;
+	io->len = min_u64(t->left, align_down(at, STEP_BYTES) + STEP_BYTES - at);
+	t->left -= io->len;
+	return true;
+}
+
+static bool goes_on(struct aoe_task *t)
+{
+	struct io *io = &t->uio.io;
+
+	if (io->result != 0 || t->unit_task.aborted || io->op == IO_FLUSH)
+		return false;
+	if (step(t))
+		return true;
+	io->op = IO_FLUSH;
+	return !aoe_caches(t->place);
+}
+
+static void trimmed(struct unit_io *uio)
+{
+	struct aoe_task *t = container_of(uio, struct aoe_task, uio);
+
+	if (goes_on(t))
+		unit_submit(uio);
+	else
+		ata_io_ended(t);
+}
+
+/* From the first sector of all to the last one. */
+static struct range span_of(const struct aoe_task *t)
+{
+	struct range all = {.from = UINT64_MAX, .to = 0};
+
+	for (unsigned i = 0; i < ranges(t); i++) {
+		const struct range r = range_at(t->iov.iov_base, i);
+
+		if (is_empty(r))
+			continue;
+		all.from = min_u64(all.from, r.from);
+		all.to = max_u64(all.to, r.to);
+	}
+	return all;
+}
+
+void ata_prepare_trim(struct aoe_task *t, const struct ata_command *cmd)
+{
+	const struct range all = span_of(t);
+
+	ata_prepare_io(t, cmd, IO_DISCARD);
+	t->uio.io.len = 0;
+	t->uio.done = trimmed;
+	t->from = all.from;
+	t->to = all.to;
+	if (!step(t))
+		t->uio.io.op = IO_FLUSH;
+}
+
+/* Where the first range that leaves the disk does so, in sectors; UINT64_MAX: none does. */
+static uint64_t first_outside(const struct aoe_task *t)
+{
+	const uint64_t size = aoe_disk_sectors(t->place->disk) * AOE_SECTOR;
+
+	for (unsigned i = 0; i < ranges(t); i++) {
+		const struct range r = range_at(t->iov.iov_base, i);
+
+		if (!is_empty(r) && r.to > size)
+			return max_u64(r.from, size) / AOE_SECTOR;
+	}
+	return UINT64_MAX;
+}
+
+static void start(struct aoe_task *t, const struct ata_command *cmd)
+{
+	const uint64_t outside = first_outside(t);
+
+	if (outside != UINT64_MAX) {
+		ata_set_lba(ata_registers(t), outside, true);
+		ata_refuse(t, ATA_IDNF);
+		return;
+	}
+	ata_prepare_trim(t, cmd);
+	ata_take_off(t);
+}
+
+void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
+		  uint32_t len)
+{
+	const struct aoe_ata *r = ata_registers_of(frame);
+	const uint32_t bytes = r->count * (uint32_t)AOE_SECTOR;
+	struct aoe_task *t;
+
+	if (bdev_info(unit_bdev(place->disk->unit))->discard_blocks == 0 || r->feature != TRIM) {
+		ata_refuse_request(place, frame, ATA_ABRT);
+		return;
+	}
+	if (r->count == 0 || r->count > place->port->sectors || len < AOE_ATA_HEAD + bytes) {
+		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
+		return;
+	}
+	if (ata_joins_one_under_way(place, frame))
+		return;
+	t = ata_task_create(place, frame, bytes);
+	if (t == NULL)
+		return;
+	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = bytes};
+	memcpy(t->iov.iov_base, frame + AOE_ATA_HEAD, bytes);
+	start(t, cmd);
+}
