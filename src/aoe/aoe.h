@@ -26,7 +26,8 @@ struct aoe_export {
 	uint16_t shelf; /* 0 to 65534, but 4095, which Linux takes for all of them */
 	uint8_t slot;   /* 0 to 254 */
 	bool writeback; /* a write may be answered before it is durable */
-	/* Who is answered; none: everybody. Who may set the config string; none: nobody. */
+	/* Who is answered, of those on the disk's mask list; none: everybody. Who may set what is kept with the
+	 * disk; none: nobody. */
 	struct aoe_macs allowed, admins;
 };
 

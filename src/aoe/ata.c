@@ -19,6 +19,8 @@ enum ata_flags {
 	ATA_WRITES = 4,
 };
 
+#define ATA_IDENTIFY 0xec /* tells of no data: whoever may ask, is told */
+
 struct ata_command {
 	uint8_t opcode;
 	uint8_t flags;
@@ -412,7 +414,7 @@ static const struct ata_command commands[] = {
 	{0xe5, 0, run_power_mode},                  /* CHECK POWER MODE */
 	{0xe7, 0, run_flush},                       /* FLUSH CACHE */
 	{0xea, 0, run_flush},                       /* FLUSH CACHE EXT */
-	{0xec, 0, run_identify},                    /* IDENTIFY DEVICE */
+	{ATA_IDENTIFY, 0, run_identify},            /* IDENTIFY DEVICE */
 };
 
 static void run_unknown(struct aoe_place *place, const uint8_t *frame)
@@ -427,6 +429,11 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 {
 	if (len < AOE_ATA_HEAD) {
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
+		return;
+	}
+	if (registers_of(frame)->command != ATA_IDENTIFY &&
+	    aoe_is_kept_out(place->disk, ((const struct aoe_head *)frame)->from)) {
+		aoe_refuse(place, frame, AOE_RESERVED);
 		return;
 	}
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {

@@ -5,7 +5,7 @@
  * All of it lives on one loop, since what comes to one disk by several interfaces has an order. The
  * lists of ports, disks and places are built before the loops run and then only read.
  *
- *   frame -> port.c: whose is it? -> ata.c or query.c: a task, and its I/O -> port.c: the answer
+ *   frame -> port.c: whose is it? -> ata.c, query.c or access.c: a task, and its I/O -> port.c: the answer
  */
 #ifndef SPINDLE_AOE_IMPL_H
 #define SPINDLE_AOE_IMPL_H
@@ -21,6 +21,7 @@
 #define AOE_RX_BATCH    32
 #define AOE_TAGS        4 /* of one request that came several times */
 #define AOE_STRING_TAG  "aoe-config"
+#define AOE_KEPT_MAX    1504 /* bytes of what is kept with the disk by one name */
 
 struct ata_command;
 
@@ -29,6 +30,13 @@ struct ata_command;
 struct aoe_string {
 	uint16_t len;
 	uint8_t bytes[AOE_STRING_MAX];
+};
+
+/* Addresses that are kept with the disk (access.c). */
+enum aoe_list {
+	AOE_ANSWERED, /* the MAC mask list: who is answered; none: everybody */
+	AOE_HOLDERS,  /* who has reserved the disk; none: nobody has */
+	AOE_LISTS,
 };
 
 struct aoe_disk {
@@ -43,6 +51,8 @@ struct aoe_disk {
 	unsigned nwaiting;   /* of them, those that wait for earlier ones */
 	struct aoe_string string;
 	bool changes_string; /* and has a task for that */
+	struct aoe_macs lists[AOE_LISTS];
+	bool changes_list; /* and has a task for that */
 };
 
 /* A disk at a port. */
@@ -105,6 +115,23 @@ void aoe_query_request(struct aoe_place *place, const uint8_t *frame, uint32_t l
 void aoe_announce(struct aoe_place *place);
 /* Before the loops run. Blocking. 0 or -errno. */
 int aoe_string_load(struct aoe_disk *disk);
+/* Small values kept with the disk. Blocking. 0 or -errno, also when a disk that cannot keep anything has it
+ * only for as long as it is served; and bytes or -errno, 0 when there is none. */
+int aoe_kept_set(struct unit *u, const char *name, const void *bytes, size_t len);
+ssize_t aoe_kept_get(const struct unit *u, const char *name, void *bytes, size_t cap);
+/* access.c */
+void aoe_mask_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
+void aoe_reserve_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
+/* Whether a frame is heard at all. */
+bool aoe_is_answered(const struct aoe_place *place, const struct aoe_head *h);
+/* Whether the disk is reserved, and not by it. */
+bool aoe_is_kept_out(const struct aoe_disk *disk, const uint8_t mac[AOE_MAC_LEN]);
+bool aoe_is_admin(const struct aoe_place *place, const uint8_t mac[AOE_MAC_LEN]);
+/* `n` is 0, or it is among them. */
+bool aoe_lets_pass(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
+/* Before the loops run: a reservation is in force from the first view on. Blocking. 0 or -errno. */
+int aoe_lists_load(struct aoe_disk *disk);
+void aoe_lists_free(struct aoe_disk *disk);
 
 /* ---- Ports and the server ---- */
 
