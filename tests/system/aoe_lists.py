@@ -565,6 +565,25 @@ def test_nothing_comes_behind():
             c.write(2, bytes(SECTOR))
 
 
+def test_nothing_of_iscsi_comes_behind():
+    """A write that is in the store is done before the answer; what comes while that is awaited is refused."""
+    with serving("fault:rule=write;delay=700ms:ram:1M") as s, client() as c, iscsi_login(s) as session:
+        session.settle()
+        c.settle()
+        early = session.start(iscsi.write10(0, 2), write=pattern(1, 0, 2))
+        time.sleep(0.2)
+        tag = c.send(reserve_frame(RESERVE_SET, [c.mac]))
+        time.sleep(0.2)
+        late = session.start(iscsi.write10(8, 2), write=pattern(1, 8, 2))
+        answer = c.receive()
+        assert answer.tag == tag and answer.macs == [c.mac], answer
+        assert c.read(0, 2) == pattern(1, 0, 2)
+        assert session.finish(early, write=pattern(1, 0, 2)).status == 0
+        assert session.finish(late, write=pattern(1, 8, 2)).status == CONFLICT
+        time.sleep(1)
+        assert c.read(8, 2) == bytes(2 * SECTOR)
+
+
 def test_those_who_stay_go_on():
     """What holders have under way is done and answered, however others are kept out."""
     with serving("fault:rule=write;delay=5ms:ram:16M") as s, client() as c, client(ONE) as one:
