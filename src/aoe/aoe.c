@@ -225,6 +225,7 @@ static int port_get(struct aoe_port **out, struct aoe *aoe, const char *interfac
 static void disk_free(struct aoe_disk *disk)
 {
 	loop_share_close(disk->share);
+	aoe_lists_free(disk);
 	free(disk);
 }
 
@@ -247,6 +248,8 @@ static int disk_create(struct aoe_disk **out, struct aoe *aoe, struct unit *unit
 		err = aoe_string_load(disk);
 	if (err == 0)
 		err = aoe_smart_load(disk);
+	if (err == 0)
+		err = aoe_lists_load(disk);
 	if (err != 0) {
 		disk_free(disk);
 		return err;
@@ -363,7 +366,8 @@ int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export,
 	err = place_create(port, unit, export);
 	return err == 0 ? 0
 			: diag_set(d, err, "cannot serve a disk by ATA over Ethernet: %s",
-				   strerror(-err));
+				   err == -EBADMSG ? "what is kept of it is damaged"
+						   : strerror(-err));
 }
 
 void aoe_destroy(struct aoe *aoe)

@@ -28,7 +28,8 @@ struct aoe_export {
 	bool writeback; /* a write may be answered before it is durable */
 	/* Short frames of the interface come and go by AF_XDP. One that wants it has it for all there. */
 	bool xdp;
-	/* Who is answered; none: everybody. Who may set the config string; none: nobody. */
+	/* Who is answered, of those on the disk's mask list; none: everybody. Who may set what is kept with the
+	 * disk; none: nobody. */
 	struct aoe_macs allowed, admins;
 };
 

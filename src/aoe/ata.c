@@ -13,6 +13,8 @@
 
 #include <string.h>
 
+#define ATA_IDENTIFY 0xec /* tells of no data: whoever may ask, is told */
+
 static uint64_t lba_of(const struct aoe_ata *r, bool ext)
 {
 	const uint64_t low = r->lba[0] | r->lba[1] << 8 | r->lba[2] << 16;
@@ -543,7 +545,7 @@ static const struct ata_command commands[] = {
 	{0xe5, 0, run_power_mode},                                    /* CHECK POWER MODE */
 	{0xe7, 0, run_flush},                                         /* FLUSH CACHE */
 	{0xea, 0, run_flush},                                         /* FLUSH CACHE EXT */
-	{0xec, 0, run_identify},                                      /* IDENTIFY DEVICE */
+	{ATA_IDENTIFY, 0, run_identify},                              /* IDENTIFY DEVICE */
 	{0xef, 0, run_set_features},                                  /* SET FEATURES */
 	{0xf8, 0, run_max_address},                                   /* READ NATIVE MAX ADDRESS */
 };
@@ -552,6 +554,11 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 {
 	if (len < AOE_ATA_HEAD) {
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
+		return;
+	}
+	if (ata_registers_of(frame)->command != ATA_IDENTIFY &&
+	    aoe_is_kept_out(place->disk, ((const struct aoe_head *)frame)->from)) {
+		aoe_refuse(place, frame, AOE_RESERVED);
 		return;
 	}
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {

@@ -5,7 +5,7 @@
  * All of it lives on one loop, since what comes to one disk by several interfaces has an order. The
  * lists of ports, disks and places are built before the loops run and then only read.
  *
- *   frame -> port.c: whose is it? -> ata*.c or query.c: a task, and its I/O -> port.c: the answer
+ *   frame -> port.c: whose is it? -> ata*.c, query.c or access.c: a task, and its I/O -> port.c: the answer
  */
 #ifndef SPINDLE_AOE_IMPL_H
 #define SPINDLE_AOE_IMPL_H
@@ -24,6 +24,7 @@
 #define AOE_SMART_TAG   "aoe-smart"
 #define AOE_ERRORS_KEPT \
 	20 /* whole pages of a log that has 5 of them in one, and of one that has 4 */
+#define AOE_KEPT_MAX 1504 /* bytes of what is kept with the disk by one name */
 
 struct ata_command;
 
@@ -40,6 +41,13 @@ struct aoe_ata_error {
 	bool ext;          /* 48 bits of LBA */
 	uint32_t after_ms; /* since the disk is served */
 	uint16_t hours;
+};
+
+/* Addresses that are kept with the disk (access.c). */
+enum aoe_list {
+	AOE_ANSWERED, /* the MAC mask list: who is answered; none: everybody */
+	AOE_HOLDERS,  /* who has reserved the disk; none: nobody has */
+	AOE_LISTS,
 };
 
 struct aoe_disk {
@@ -62,6 +70,8 @@ struct aoe_disk {
 	/* The newest ones, in a ring: the n-th at (n - 1) % AOE_ERRORS_KEPT. */
 	struct aoe_ata_error errors[AOE_ERRORS_KEPT];
 	uint64_t nerrors;
+	struct aoe_macs lists[AOE_LISTS];
+	bool changes_list; /* and has a task for that */
 };
 
 /* A disk at a port. */
@@ -149,6 +159,23 @@ void aoe_query_request(struct aoe_place *place, const uint8_t *frame, uint32_t l
 void aoe_announce(struct aoe_place *place);
 /* Before the loops run. Blocking. 0 or -errno. */
 int aoe_string_load(struct aoe_disk *disk);
+/* Small values kept with the disk. Blocking. 0 or -errno, also when a disk that cannot keep anything has it
+ * only for as long as it is served; and bytes or -errno, 0 when there is none. */
+int aoe_kept_set(struct unit *u, const char *name, const void *bytes, size_t len);
+ssize_t aoe_kept_get(const struct unit *u, const char *name, void *bytes, size_t cap);
+/* access.c */
+void aoe_mask_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
+void aoe_reserve_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
+/* Whether a frame is heard at all. */
+bool aoe_is_answered(const struct aoe_place *place, const struct aoe_head *h);
+/* Whether the disk is reserved, and not by it. */
+bool aoe_is_kept_out(const struct aoe_disk *disk, const uint8_t mac[AOE_MAC_LEN]);
+bool aoe_is_admin(const struct aoe_place *place, const uint8_t mac[AOE_MAC_LEN]);
+/* `n` is 0, or it is among them. */
+bool aoe_lets_pass(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
+/* Before the loops run: a reservation is in force from the first view on. Blocking. 0 or -errno. */
+int aoe_lists_load(struct aoe_disk *disk);
+void aoe_lists_free(struct aoe_disk *disk);
 
 /* ---- Ports and the server ---- */
 

@@ -1,7 +1,7 @@
 /*
  * A port: the frames of one interface come in, and answers go out, many in a system call.
  *
- *   packet_recv -> whose is it? -> ata.c, query.c -> [I/O] -> out -> end of the turn: packet_send
+ *   packet_recv -> whose is it? -> ata.c, query.c, access.c -> [I/O] -> out -> end of the turn: packet_send
  *
  * A frame that nobody has memory for is dropped: the client asks again.
  */
@@ -176,9 +176,8 @@ bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN])
 static void place_frame(struct aoe_place *place, const uint8_t *frame, uint32_t len, bool to_many)
 {
 	const struct aoe_head *h = (const void *)frame;
-	const struct aoe_macs *allowed = &place->export.allowed;
 
-	if (!place->disk->attached || (allowed->n != 0 && !aoe_is_among(allowed, h->from)))
+	if (!place->disk->attached || !aoe_is_answered(place, h))
 		return;
 	if (to_many && h->command != AOE_QUERY)
 		return;
@@ -188,6 +187,10 @@ static void place_frame(struct aoe_place *place, const uint8_t *frame, uint32_t 
 		aoe_ata_request(place, frame, len);
 	else if (h->command == AOE_QUERY)
 		aoe_query_request(place, frame, len);
+	else if (h->command == AOE_MASK)
+		aoe_mask_request(place, frame, len);
+	else if (h->command == AOE_RESERVE)
+		aoe_reserve_request(place, frame, len);
 	else
 		aoe_refuse(place, h, AOE_BAD_COMMAND);
 }

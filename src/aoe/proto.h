@@ -82,12 +82,42 @@ enum aoe_query_command {
 	AOE_QUERY_COMMANDS,
 };
 
+/* AoEr11 3.3: MAC mask list. The directives follow. */
+struct aoe_mask {
+	uint8_t reserved;
+	uint8_t command; /* enum aoe_mask_command */
+	uint8_t error;   /* enum aoe_mask_error */
+	uint8_t count;   /* of directives; with an error, those before the wrong one */
+};
+
+struct aoe_directive {
+	uint8_t reserved;
+	uint8_t command; /* enum aoe_directive_command; in an answer nothing */
+	uint8_t mac[AOE_MAC_LEN];
+};
+
+enum aoe_mask_command { AOE_MASK_READ, AOE_MASK_EDIT };
+enum aoe_mask_error { AOE_MASK_OK, AOE_MASK_UNSPECIFIED, AOE_MASK_BAD_DIRECTIVE, AOE_MASK_FULL };
+enum aoe_directive_command { AOE_DIRECTIVE_NOTHING, AOE_DIRECTIVE_ADD, AOE_DIRECTIVE_DELETE };
+
+/* AoEr11 3.4: reserve/release. The addresses follow. */
+struct aoe_reserve {
+	uint8_t command; /* enum aoe_reserve_command */
+	uint8_t count;
+};
+
+enum aoe_reserve_command { AOE_RESERVE_READ, AOE_RESERVE_SET, AOE_RESERVE_FORCE };
+
 _Static_assert(sizeof(struct aoe_head) == 24 && offsetof(struct aoe_head, flags) == AOE_FLAGS_AT,
 	       "AoEr11 2");
 _Static_assert(sizeof(struct aoe_ata) == 12, "AoEr11 3.1");
 _Static_assert(sizeof(struct aoe_query) == 8, "AoEr11 3.2");
+_Static_assert(sizeof(struct aoe_mask) == 4 && sizeof(struct aoe_directive) == 8, "AoEr11 3.3");
+_Static_assert(sizeof(struct aoe_reserve) == 2, "AoEr11 3.4");
 
-#define AOE_ATA_HEAD   (sizeof(struct aoe_head) + sizeof(struct aoe_ata))
-#define AOE_QUERY_HEAD (sizeof(struct aoe_head) + sizeof(struct aoe_query))
+#define AOE_ATA_HEAD     (sizeof(struct aoe_head) + sizeof(struct aoe_ata))
+#define AOE_QUERY_HEAD   (sizeof(struct aoe_head) + sizeof(struct aoe_query))
+#define AOE_MASK_HEAD    (sizeof(struct aoe_head) + sizeof(struct aoe_mask))
+#define AOE_RESERVE_HEAD (sizeof(struct aoe_head) + sizeof(struct aoe_reserve))
 
 #endif

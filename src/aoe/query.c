@@ -60,31 +60,60 @@ void aoe_announce(struct aoe_place *place)
 {
 	static const uint8_t everybody[AOE_MAC_LEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 	const struct aoe_macs *allowed = &place->export.allowed;
+	const struct aoe_macs *answered = &place->disk->lists[AOE_ANSWERED];
+	const struct aoe_macs *to = answered->n != 0 ? answered : allowed;
 
-	if (allowed->n == 0)
+	if (to->n == 0)
 		announce_to(place, everybody);
-	for (size_t i = 0; i < allowed->n; i++)
-		announce_to(place, allowed->v[i]);
+	for (size_t i = 0; i < to->n; i++)
+		if (aoe_lets_pass(allowed, to->v[i]))
+			announce_to(place, to->v[i]);
+}
+
+/* ---- What is kept with the disk: a byte that says how, then the value ---- */
+
+#define KEPT_AS 1
+
+ssize_t aoe_kept_get(const struct unit *u, const char *name, void *bytes, size_t cap)
+{
+	uint8_t kept[1 + AOE_KEPT_MAX];
+	const ssize_t n = unit_tag_get(u, name, kept, sizeof(kept));
+
+	if (n == -ENODATA || n == -EOPNOTSUPP)
+		return 0;
+	if (n < 0 && n != -ERANGE)
+		return n;
+	if (n <= 0 || kept[0] != KEPT_AS || (size_t)n - 1 > cap)
+		return -EBADMSG;
+	memcpy(bytes, kept + 1, (size_t)n - 1);
+	return n - 1;
+}
+
+/* A disk that cannot keep it anyway, as one in memory, has it for as long as it is served. */
+int aoe_kept_set(struct unit *u, const char *name, const void *bytes, size_t len)
+{
+	uint8_t kept[1 + AOE_KEPT_MAX] = {KEPT_AS};
+
+	CHECK(len <= AOE_KEPT_MAX);
+	if (bdev_info(unit_bdev(u))->read_only)
+		return -EROFS;
+	if (!unit_keeps_tags(u))
+		return 0;
+	memcpy(kept + 1, bytes, len);
+	return unit_tag_set(u, name, kept, 1 + len);
 }
 
 /* ---- The string ---- */
 
-/* As it is kept: a byte that says how, then the string. */
-#define KEPT_AS 1
-
 int aoe_string_load(struct aoe_disk *disk)
 {
-	uint8_t kept[1 + AOE_STRING_MAX];
-	const ssize_t n = unit_tag_get(disk->unit, AOE_STRING_TAG, kept, sizeof(kept));
+	struct aoe_string *string = &disk->string;
+	const ssize_t n =
+		aoe_kept_get(disk->unit, AOE_STRING_TAG, string->bytes, sizeof(string->bytes));
 
-	if (n == -ENODATA || n == -EOPNOTSUPP)
-		return 0;
 	if (n < 0)
 		return (int)n;
-	if (n == 0 || kept[0] != KEPT_AS)
-		return -EBADMSG;
-	disk->string.len = low_u16((uint64_t)n - 1);
-	memcpy(disk->string.bytes, kept + 1, disk->string.len);
+	string->len = low_u16((uint64_t)n);
 	return 0;
 }
 
@@ -100,18 +129,11 @@ static int edit(struct unit_op *op, struct unit_view *next)
 	return 0;
 }
 
-/* A disk that cannot keep it anyway, as one in memory, has it for as long as it is served. */
 static int keep(struct unit_op *op, const struct unit_view *next)
 {
 	const struct string_change *c = container_of(op, struct string_change, op);
-	uint8_t kept[1 + AOE_STRING_MAX] = {KEPT_AS};
 
-	if (bdev_info(unit_bdev(op->unit))->read_only)
-		return -EROFS;
-	if (!unit_keeps_tags(op->unit))
-		return 0;
-	memcpy(kept + 1, c->string.bytes, c->string.len);
-	return unit_tag_set(op->unit, AOE_STRING_TAG, kept, 1u + c->string.len);
+	return aoe_kept_set(op->unit, AOE_STRING_TAG, c->string.bytes, c->string.len);
 }
 
 static void done(struct unit_op *op, int err)
@@ -180,7 +202,7 @@ static void set(struct aoe_place *place, const uint8_t *frame, uint8_t command,
 	const struct aoe_head *h = (const void *)frame;
 	const struct aoe_string *ours = &place->disk->string;
 
-	if (!aoe_is_among(&place->export.admins, h->from))
+	if (!aoe_is_admin(place, h->from))
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 	else if (is_equal(ours, string))
 		say(place, frame, command);

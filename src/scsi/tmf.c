@@ -119,7 +119,7 @@ static int edit_tell(struct unit_op *op, struct unit_view *next)
 	struct tmf_part *part = container_of(op, struct tmf_part, tell);
 	const struct lu_state *state = lu_state_of(next);
 
-	part->holder = next->holder;
+	part->holder = (next->flags & UNIT_HOLDER_KEPT) == 0 ? next->holder : 0;
 	part->reserved = state->reserved;
 	part->flushes = mode_needs_flush(state->mode, state->mode_saved);
 	if (!part->flushes)

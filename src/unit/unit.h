@@ -53,6 +53,9 @@ enum unit_flags {
 	/* Why UNIT_WRITE_PROTECTED, where that can end: watch.c and live.c see to both. */
 	UNIT_PROTECTED_BY_STORE = 128,
 	UNIT_PROTECTED_BY_EXPORT = 256,
+	/* There is a holder, and its reservation is kept with the disk and ended by whoever made it only,
+	 * not by a reset: a client that is kept out could break it else. */
+	UNIT_HOLDER_KEPT = 512,
 };
 
 /* The personality's part of a view, copied from one to the next, of which unit knows nothing. */

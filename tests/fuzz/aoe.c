@@ -85,6 +85,24 @@ unsigned packet_recv(struct packet *p, unsigned n)
 	return 1;
 }
 
+/* What is no error says how much follows. */
+static void judge_argument(const uint8_t *f, uint32_t len)
+{
+	switch (f[19]) {
+	case 0:
+		CHECK((f[27] & 0x40) != 0 && ((f[27] & 1) != 0) == (f[25] != 0));
+		break;
+	case 1:
+		CHECK(32u + load_be16(f + 30) <= len && f[28] >= 1);
+		break;
+	case 2:
+		CHECK(f[26] <= 3 && len <= 1514 && (f[26] != 0 || 28u + 8u * f[27] <= len));
+		break;
+	default:
+		CHECK(f[19] == 3 && len <= 1514 && 26u + 6u * f[25] <= len);
+	}
+}
+
 static void judge(const struct packet *p, const uint8_t *f, uint32_t len)
 {
 	const bool is_error = (f[14] & 4) != 0;
@@ -93,11 +111,8 @@ static void judge(const struct packet *p, const uint8_t *f, uint32_t len)
 	CHECK(memcmp(f + 6, p->mac, 6) == 0 && load_be16(f + 12) == 0x88a2);
 	CHECK(f[14] == (is_error ? 0x1c : 0x18) && is_error == (f[15] != 0) && f[15] <= 6);
 	CHECK(load_be16(f + 16) == SHELF && f[18] == SLOT);
-	if (!is_error && f[19] == 0)
-		CHECK((f[27] & 0x40) != 0 && ((f[27] & 1) != 0) == (f[25] != 0));
-	if (!is_error && f[19] == 1)
-		CHECK(32u + load_be16(f + 30) <= len && f[28] >= 1);
-	CHECK(is_error || f[19] <= 1);
+	if (!is_error)
+		judge_argument(f, len);
 }
 
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)

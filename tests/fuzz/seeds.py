@@ -325,7 +325,34 @@ def aoe_query(command, string=b"", **more):
     return aoe_frame(1, struct.pack(">HHBBH", 0, 0, 0, 0x10 | command, len(string)) + string, **more)
 
 
+def aoe_mask(directives, command=1, **more):
+    return aoe_frame(2, bytes([0, command, 0, len(directives)]) + b"".join(bytes([0, d]) + mac for d, mac in directives), **more)
+
+
+def aoe_reserve(command, *macs, **more):
+    return aoe_frame(3, bytes([command, len(macs)]) + b"".join(macs), **more)
+
+
+def aoe_lists():
+    one, two = (b"\2" + bytes(4) + bytes([n]) for n in (1, 2))
+    many = [bytes([6, 0, 0, 0, 0, n]) for n in range(100)]
+    write("aoe", "masks", bytes(2) + aoe_mask([(1, one), (1, two), (0, two)]) + aoe_mask([(2, two)], flags=OTHER_PORT) +
+          aoe_mask([], 0, flags=OTHER_CLIENT) + aoe_query(0, flags=OTHER_CLIENT) + aoe_mask([(2, one)]) + aoe_mask([], 0) +
+          aoe_mask([(1, two), (9, one), (2, two)]) + aoe_ata(0x24, 0, 1) + aoe_mask([(2, two)]) + aoe_mask([(1, two)], flags=OTHER_CLIENT))
+    write("aoe", "masks-full", bytes([0x20, 1]) + aoe_mask([(1, mac) for mac in many]) +
+          aoe_mask([(1, b"\4" + mac[1:]) for mac in many]) + aoe_mask([], 0) + aoe_mask([(2, mac) for mac in many]))
+    write("aoe", "reserve", bytes(2) + aoe_reserve(1, one) + aoe_ata(0x24, 0, 1, flags=OTHER_CLIENT) + aoe_reserve(1, two, flags=OTHER_CLIENT) +
+          aoe_reserve(0, flags=OTHER_CLIENT) + aoe_ata(0x24, 0, 1) + aoe_reserve(1, two, one) + aoe_reserve(1, flags=OTHER_CLIENT) +
+          aoe_reserve(1, *many) + aoe_reserve(2) + aoe_reserve(2, two, flags=OTHER_CLIENT) + aoe_reserve(7) + aoe_frame(3, b"\1\377"))
+    # Others have writes under way.
+    write("aoe", "fence", bytes([0x08, 2]) + b"".join(
+        aoe_ata(0x34, lba, 2, 2 * bytes(range(256)) * 2, tag=tag, flags=OTHER_CLIENT | NO_WAIT)
+        for tag, lba in enumerate((0, 0, 1, 0, 9))) + aoe_reserve(1, one, flags=NO_WAIT) + aoe_reserve(2, two, flags=NO_WAIT) +
+          aoe_ata(0x34, 0, 1, bytes(512), flags=OTHER_CLIENT | NO_WAIT) + aoe_ata(0x24, 0, 2) + aoe_reserve(1))
+
+
 def aoe_seeds():
+    aoe_lists()
     block = bytes(range(256)) * 2
     everybody = {"shelf": 0xFFFF, "slot": 0xFF}
     write("aoe", "discover", bytes(2) + aoe_query(0, **everybody) + aoe_ata(0xEC, count=1))
@@ -337,7 +364,7 @@ def aoe_seeds():
     write("aoe", "again", bytes([0x08, 3]) + b"".join(
         aoe_ata(0x34, lba, 2, 2 * block, tag=tag, flags=flags)
         for tag, (lba, flags) in enumerate(((0, NO_WAIT), (0, NO_WAIT), (1, NO_WAIT), (0, NO_WAIT), (0, NO_WAIT | OTHER_PORT), (0, 0)))))
-    write("aoe", "wrong", bytes([0x70, 4]) + aoe_frame(2, bytes(4)) + aoe_frame(0xF0) + aoe_ata(0x24, 1 << 40, 1) +
+    write("aoe", "wrong", bytes([0x70, 4]) + aoe_frame(2, bytes(3)) + aoe_frame(3) + aoe_frame(0xF0) + aoe_ata(0x24, 1 << 40, 1) +
           aoe_ata(0x24, 0, 0) + aoe_ata(0x24, 0, 255) + aoe_ata(0x34, 0, 2, block) + aoe_frame(0) + aoe_query(7))
     write("aoe", "smart", bytes(2) + b"".join(aoe_smart(n) for n in (0xD0, 0xD2, 0xDA, 0xD9, 0xDA, 0xD8, 0xD4)) +
           aoe_smart(0xD5, 0, 1) + aoe_smart(0xD5, 1, 1) + aoe_smart(0xD5, 0x30, 2) + aoe_smart(0xD5, 2, 1) + aoe_smart(0xDA, data=block))

@@ -38,6 +38,11 @@ FLAG_R, FLAG_E = 0x08, 0x04
 ATA, CONFIG, MASK, RESERVE = 0, 1, 2, 3
 UNKNOWN_COMMAND, BAD_ARGUMENT, UNAVAILABLE, STRING_PRESENT, BAD_VERSION, RESERVED = 1, 2, 3, 4, 5, 6
 CONFIG_READ, CONFIG_TEST, CONFIG_PREFIX, CONFIG_SET, CONFIG_FORCE = range(5)
+MASK_HEADER, DIRECTIVE, RESERVE_HEADER, MAC = 28, 8, 26, 6
+MASK_READ, MASK_EDIT = range(2)
+NOTHING, ADD, DELETE = range(3)
+BAD_DIRECTIVE, LIST_FULL = 2, 3
+RESERVE_READ, RESERVE_SET, RESERVE_FORCE = range(3)
 
 AFLAG_EXT, AFLAG_ASYNC, AFLAG_WRITE = 0x40, 0x02, 0x01
 READ, WRITE, READ_EXT, WRITE_EXT = 0x20, 0x30, 0x24, 0x34
@@ -231,6 +236,21 @@ class Frame:
     def string(self):
         return self.body[8:8 + self.string_len]
 
+    # MAC mask list, reserve/release
+
+    @property
+    def mask_error(self):
+        return self.body[2]
+
+    @property
+    def mac_count(self):
+        return self.body[3 if self.command == MASK else 1]
+
+    @property
+    def macs(self):
+        start, each = (4, DIRECTIVE) if self.command == MASK else (2, MAC)
+        return [self.body[start + (i + 1) * each - MAC:start + (i + 1) * each] for i in range(self.mac_count)]
+
 
 def config_frame(ccmd=CONFIG_READ, string=b"", length=None, version=1, **where):
     """`length`: what it says the string's is, when that is not true."""
@@ -325,6 +345,7 @@ class Client:
     """
 
     here = {}
+    elsewhere = set()  # addresses that are nobody's here, and may be written to
 
     def __init__(self, shelf=1, slot=0, *, mac=None, interface=CLIENT_SIDE, server=SERVER_SIDE, timeout_s=TIMEOUT_S):
         self.shelf, self.slot, self.timeout_s = shelf, slot, timeout_s
@@ -401,7 +422,9 @@ class Client:
             if not select.select([self.sock], [], [], max(0, end - time.monotonic()))[0]:
                 return None
             raw, where = self.sock.recvfrom(1 << 17)
-            if where[2] == socket.PACKET_OUTGOING or (self.key[0], raw[:6]) in Client.here and raw[:6] != self.mac:
+            to = raw[:6]
+            if where[2] == socket.PACKET_OUTGOING or to in Client.elsewhere or \
+               to != self.mac and (self.key[0], to) in Client.here:
                 continue
             frame = Frame.parse(raw.ljust(HEADER, b"\0"))
             self.history.append(f"< {frame!r}")
@@ -451,6 +474,8 @@ class Client:
             self._judge_ata(raw, frame, request)
         elif frame.command == CONFIG:
             self._judge_config(raw, frame, request.body.ljust(6, b"\0")[5] & 15)
+        elif frame.command in (MASK, RESERVE):
+            self._judge_list(raw, frame, request)
 
     def _judge_length(self, raw, end, exact=True):
         """`end`: where what is said ends; zeros up to the smallest frame and not a byte more."""
@@ -465,6 +490,19 @@ class Client:
         if frame.string_len > STRING_MAX:
             self.fail(f"a string of {frame.string_len} bytes")
         self._judge_length(raw, CONFIG_HEADER + frame.string_len)
+
+    def _judge_list(self, raw, frame, request):
+        """A mask list that was edited up to an error is not told."""
+        is_mask = frame.command == MASK
+        n = 0 if is_mask and frame.mask_error else frame.mac_count
+        self._judge_length(raw, MASK_HEADER + n * DIRECTIVE if is_mask else RESERVE_HEADER + n * MAC)
+        if len(raw) > 1514:
+            self.fail(f"a frame of {len(raw)} bytes")
+        at = 1 if is_mask else 0
+        if frame.body[at] != request.body[at] or is_mask and frame.body[0]:
+            self.fail("another sub-command comes back")
+        if is_mask and any(frame.body[4 + i * DIRECTIVE + j] for i in range(n) for j in range(2)):
+            self.fail("directives in an answer")
 
     def _judge_ata(self, raw, frame, request):
         asked = request.body.ljust(12, b"\0")
@@ -551,6 +589,20 @@ class Client:
         if answer.error:
             self.fail(f"expected an answer, got {answer!r}")
         return answer
+
+    def _list(self, frame):
+        answer = self.ask(frame)
+        if answer.error or frame.command == MASK and answer.mask_error:
+            self.fail(f"expected a list, got {answer!r}")
+        return answer.macs
+
+    def mask(self, directives=None, **where):
+        """The MAC mask list, after it was edited when there are directives: (DCmd, MAC), ..."""
+        return self._list(mask_frame(MASK_READ if directives is None else MASK_EDIT, directives or (), **where))
+
+    def reserved(self, macs=None, rcmd=RESERVE_SET, **where):
+        """Who has the disk, after it was reserved for `macs` when these are given."""
+        return self._list(reserve_frame(RESERVE_READ if macs is None else rcmd, macs or (), **where))
 
     def identify(self, shelf=None, slot=None):
         frame = ata_frame(IDENTIFY, count=1, registers=bytes.fromhex("000000a00000"), shelf=shelf, slot=slot)

@@ -413,8 +413,7 @@ static void tmf_then_task(void *arg)
 static void later_tasks_are_no_victims(void **state)
 {
 	static const enum scsi_tmf_function all[] = {SCSI_ABORT_TASK, SCSI_ABORT_TASK_SET,
-						     SCSI_LU_RESET, SCSI_TARGET_RESET,
-						     SCSI_NEXUS_RESET};
+						     SCSI_LU_RESET, SCSI_TARGET_RESET};
 
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
 		struct tmf f = {
@@ -522,6 +521,35 @@ static void mode_parameters_go_back(void **state)
 	assert_int_equal(control_byte_5(&far), 0);
 }
 
+/* ---- Views that the test publishes ---- */
+
+struct publish {
+	struct unit_op op;
+	sem_t sem;
+};
+
+static void published(struct unit_op *op, int err)
+{
+	assert_int_equal(err, 0);
+	sem_post(&container_of(op, struct publish, op)->sem);
+}
+
+static void publish_run(void *arg)
+{
+	unit_publish(&((struct publish *)arg)->op);
+}
+
+static void publish(int (*edit)(struct unit_op *op, struct unit_view *next))
+{
+	struct publish p = {
+		.op = {.unit = fx.units[0], .loop = fx.loop, .edit = edit, .done = published}};
+
+	sem_init(&p.sem, 0, 0);
+	fx_call(&fx, publish_run, &p);
+	fx_wait(&p.sem);
+	sem_destroy(&p.sem);
+}
+
 /* Not before the holder's last write has left the store. */
 static void reservation_goes_with_the_holders_tasks(void **state)
 {
@@ -540,6 +568,45 @@ static void reservation_goes_with_the_holders_tasks(void **state)
 	was_reset(&b);
 	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
 	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+}
+
+/* Of a client of another transport, which clients of this one must not be able to end. */
+static int edit_held(struct unit_op *op, struct unit_view *next)
+{
+	next->holder = 7;
+	next->flags |= UNIT_HOLDER_KEPT;
+	return 0;
+}
+
+static int edit_free(struct unit_op *op, struct unit_view *next)
+{
+	assert_int_equal(next->holder, 7);
+	assert_true((next->flags & UNIT_HOLDER_KEPT) != 0);
+	next->holder = 0;
+	next->flags &= ~(unsigned)UNIT_HOLDER_KEPT;
+	return 0;
+}
+
+static void reservation_that_is_kept_stays(void **state)
+{
+	static const enum scsi_tmf_function all[] = {SCSI_LU_RESET, SCSI_TARGET_RESET};
+
+	publish(edit_held);
+	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+		struct fx_task *ft;
+
+		run(&far, all[i], 0);
+		ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
+		assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+		fx_task_free(ft);
+		was_good(FX_CMD(&far, 36, 0x12, 0, 0, 0, 36, 0));
+	}
+	publish(edit_free);
+	was_reset(&b);
+	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	was_reset(&a);
+	was_reset(&far);
 }
 
 /* Whoever was told may begin anew, although the function still waits for a victim. */
@@ -589,39 +656,15 @@ static int up_cached(void **state)
 	return up_on("fault:volatile=on:ram:16M");
 }
 
-struct saved {
-	struct unit_op op;
-	sem_t sem;
-};
-
 static int edit_saved(struct unit_op *op, struct unit_view *next)
 {
 	lu_state_edit(next)->mode_saved &= ~(1u << MODE_WCE);
 	return 0;
 }
 
-static void saved_done(struct unit_op *op, int err)
-{
-	sem_post(&container_of(op, struct saved, op)->sem);
-}
-
-static void saved_run(void *arg)
-{
-	struct saved *s = arg;
-
-	s->op = (struct unit_op){
-		.unit = fx.units[0], .loop = fx.loop, .edit = edit_saved, .done = saved_done};
-	unit_publish(&s->op);
-}
-
 static void save_wce_off(void)
 {
-	struct saved s;
-
-	sem_init(&s.sem, 0, 0);
-	fx_call(&fx, saved_run, &s);
-	fx_wait(&s.sem);
-	sem_destroy(&s.sem);
+	publish(edit_saved);
 }
 
 static uint8_t wce(struct fx_nexus *n)
@@ -939,6 +982,7 @@ int main(void)
 		TEST(there_may_be_no_logical_unit),
 		TEST(mode_parameters_go_back),
 		TEST(reservation_goes_with_the_holders_tasks),
+		TEST(reservation_that_is_kept_stays),
 		TEST(what_is_set_after_the_unit_attention_stays),
 		TEST(reservation_that_is_made_anew_stays),
 		cmocka_unit_test_setup_teardown(write_cache_goes_off_behind_a_flush, up_cached,
