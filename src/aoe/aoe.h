@@ -13,11 +13,13 @@
 
 struct aoe;
 
-#define AOE_MACS_MAX 255
+#define AOE_MACS_MAX    255
+#define AOE_BUFFERS_MAX 256
 
 struct aoe_macs {
 	uint8_t (*v)[PACKET_MAC_LEN];
 	size_t n;
+	bool all; /* everybody, whoever is listed */
 };
 
 /* One disk at one interface. */
@@ -26,6 +28,8 @@ struct aoe_export {
 	uint16_t shelf; /* 0 to 65534, but 4095, which Linux takes for all of them */
 	uint8_t slot;   /* 0 to 254 */
 	bool writeback; /* a write may be answered before it is durable */
+	/* How many requests a client may have under way, as it is told; up to AOE_BUFFERS_MAX, 0: 64. */
+	uint16_t buffers;
 	/* Who is answered; none: everybody. Who may set the config string; none: nobody. */
 	struct aoe_macs allowed, admins;
 };

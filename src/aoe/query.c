@@ -24,7 +24,7 @@ static void answer(struct aoe_task *t, uint8_t command)
 	struct aoe_query *q = query_of(t);
 
 	*q = (struct aoe_query){
-		.buffers = be16_of(AOE_BUFFERS),
+		.buffers = be16_of(t->place->export.buffers),
 		.firmware = be16_of(FIRMWARE),
 		.sectors = low_u8(aoe_port_look(t->place->port)),
 		.command = low_u8(AOE_VERSION << 4 | command),
@@ -61,9 +61,9 @@ void aoe_announce(struct aoe_place *place)
 	static const uint8_t everybody[AOE_MAC_LEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 	const struct aoe_macs *allowed = &place->export.allowed;
 
-	if (allowed->n == 0)
+	if (allowed->n == 0 || allowed->all)
 		announce_to(place, everybody);
-	for (size_t i = 0; i < allowed->n; i++)
+	for (size_t i = 0; i < allowed->n && !allowed->all; i++)
 		announce_to(place, allowed->v[i]);
 }
 
