@@ -62,7 +62,7 @@ struct run_options {
 	struct opt_strings listen, aoe, chap;
 	const char *name, *iqn, *mutual_chap, *state;
 	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
-	bool read_only, direct, unsolicited, json, verbose, help;
+	bool no_iscsi, read_only, direct, unsolicited, json, verbose, help;
 	/* What is no option: the stores. */
 	char **specs;
 	size_t nspecs;
@@ -84,7 +84,7 @@ struct disk {
 	struct daemon *daemon;
 	const char *spec; /* as the user wrote it */
 	char name[DISK_NAME_MAX + 1];
-	char iqn[SCSI_NAME_MAX + 1];
+	char iqn[SCSI_NAME_MAX + 1]; /* "": not served by iSCSI */
 	bool identity_renewed;
 	struct unit *unit; /* has the bdev, that has the store */
 	struct scsi_lu *lu;

@@ -36,6 +36,12 @@ const struct opt run_opts[] = {
 		.help = "serve over Ethernet, too; repeatable",
 	},
 	{
+		.name = "no-iscsi",
+		.kind = OPT_FLAG,
+		.offset = FIELD(no_iscsi),
+		.help = "serve by --aoe only",
+	},
+	{
 		.name = "port",
 		.kind = OPT_UINT,
 		.offset = FIELD(port),
@@ -179,6 +185,45 @@ static int expand_short(int argc, char **argv, struct diag *d)
 	return 0;
 }
 
+/* Without iSCSI there must be another way in, and nobody may believe that what guards or names iSCSI does
+ * so with others. */
+static int check_no_iscsi(const struct run_options *o, struct diag *d)
+{
+	const struct {
+		const char *option;
+		bool given;
+	} rows[] = {
+		{"--listen", o->listen.n != 0},
+		{"--iqn", o->iqn != NULL},
+		{"--chap", o->chap.n != 0},
+		{"--unsolicited", o->unsolicited},
+	};
+
+	if (!o->no_iscsi)
+		return 0;
+	if (o->aoe.n == 0) {
+		diag_set(d, -EINVAL, "--no-iscsi leaves no way to the disks");
+		diag_fix(d, "say where else they are: --aoe eth1:1.0");
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		if (!rows[i].given)
+			continue;
+		diag_set(d, -EINVAL, "%s is for iSCSI, and there is none with --no-iscsi",
+			 rows[i].option);
+		diag_fix(d, "leave out one of them");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int check_names(const struct run_options *o, struct diag *d)
+{
+	if (o->name != NULL && name_check(o->name, d) < 0)
+		return -EINVAL;
+	return o->iqn != NULL ? iscsi_name_check(o->iqn, d) : 0;
+}
+
 /* What is wrong in the whole, when every option by itself is fine. */
 static int check_together(const struct run_options *o, struct diag *d)
 {
@@ -205,11 +250,7 @@ static int check_together(const struct run_options *o, struct diag *d)
 		diag_fix(d, "leave it out, or write --state DIR");
 		return -EINVAL;
 	}
-	if (o->name != NULL && name_check(o->name, d) < 0)
-		return -EINVAL;
-	if (o->iqn != NULL && iscsi_name_check(o->iqn, d) < 0)
-		return -EINVAL;
-	return 0;
+	return check_no_iscsi(o, d) < 0 ? -EINVAL : check_names(o, d);
 }
 
 int run_options_parse(struct run_options *o, int argc, char **argv, struct diag *d)

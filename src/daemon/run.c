@@ -13,7 +13,7 @@ void run_help(int fd)
 {
 	char text[4096];
 
-	dprintf(fd, "\nServes each STORE as an iSCSI disk, in a target of its own. A STORE is\n\n");
+	dprintf(fd, "\nServes each STORE as a disk, in an iSCSI target of its own. A STORE is\n\n");
 	for (size_t i = 0; registry_stores[i] != NULL; i++)
 		dprintf(fd, "  %-8s %s\n", store_type_word(registry_stores[i]),
 			store_type_help(registry_stores[i]));
