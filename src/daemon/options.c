@@ -6,9 +6,17 @@
 
 #include "daemon/daemon.h"
 
-/* In the order of run_options.block_size. */
-static const char *const block_size_names[] = {"auto", "512", "4096", NULL};
-static const uint32_t block_sizes[] = {0, 512, 4096};
+static const char *const block_size_names[] = {
+	[RUN_BLOCK_SIZE_AUTO] = "auto",
+	[RUN_BLOCK_SIZE_512] = "512",
+	[RUN_BLOCK_SIZE_4096] = "4096",
+	NULL,
+};
+static const uint32_t block_sizes[] = {
+	[RUN_BLOCK_SIZE_AUTO] = 0,
+	[RUN_BLOCK_SIZE_512] = 512,
+	[RUN_BLOCK_SIZE_4096] = 4096,
+};
 
 #define FIELD(member) offsetof(struct run_options, member)
 
@@ -268,6 +276,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct diag 
 		return err;
 	o->specs = argv + 1;
 	o->nspecs = (size_t)(argc - 1);
+	o->announce = o->json ? announce_json : announce_text;
 	return check_together(o, d);
 }
 
