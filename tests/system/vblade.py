@@ -18,6 +18,7 @@ import time
 from harness import MIB, SOURCE, Spindle, binary, expect_error, main, run, server_env, wait_until
 
 import aoe
+import iscsi
 from aoe import ata_frame, config_frame, pattern
 from vblade import Vblade, ours
 
@@ -153,6 +154,26 @@ def test_no_iscsi_grows():
     with serving("disk.img", args=["--size", "1M"]) as (s, c):
         os.truncate(os.path.join(s.dir, "disk.img"), 2 * MIB)
         wait_until(lambda: c.identify().size == 2 * MIB // SECTOR, 20, "the disk to grow")
+
+
+def test_no_iscsi_goes_on_with_what_was_begun():
+    """A disk that was left half erased is refused until it is erased."""
+    data = bytes([1, 0, 0, 4]) + b"wipe"
+    slow = "fault:rule=write;delay=12ms:disk.img"
+    with folder() as d, Spindle(slow, args=["--size", "64M"], directory=d) as s:
+        with iscsi.login(s.portals[0], s.iqn()) as session:
+            session.settle()
+            session.good(session.command(bytes([0x48, 0x81, 0, 0, 0, 0, 0, 0, len(data), 0]), write=data))
+            time.sleep(0.2)
+            s.kill()
+        with Spindle(slow, args=AOE, directory=d) as alone, client() as c:
+            c.settle()
+            assert "unfinished-work" in alone.stderr(), alone.stderr()
+            refused = c.ata(aoe.READ_EXT, 0, 2)
+            assert refused.error or refused.status & aoe.ERR, refused
+            wait_until(lambda: c.ata(aoe.READ_EXT, 0, 2).status == aoe.GOOD, 60, "the disk to be erased")
+            for lba in (0, 65536, 131070):
+                assert c.read(lba, 2) == b"wipe" * 256, lba
 
 
 # ---- Options of a place ------------------------------------------------------------------------
