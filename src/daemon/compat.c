@@ -13,6 +13,8 @@ static const struct compat {
 	int (*run)(int argc, char **argv);
 } compats[] = {
 	{"vblade", "one disk over Ethernet, with the arguments of vblade 25", vblade_command},
+	{"vbladed", "the same in the background; what it says goes to the system's log",
+	 vbladed_command},
 };
 
 static const struct compat *find(const char *name)

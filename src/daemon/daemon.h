@@ -173,5 +173,6 @@ bool compat_by_name(int *status, int argc, char **argv);
 
 /* vblade.c */
 int vblade_command(int argc, char **argv);
+int vbladed_command(int argc, char **argv);
 
 #endif

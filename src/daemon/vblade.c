@@ -5,6 +5,7 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -243,7 +244,59 @@ static int serve(const struct vblade *v, struct diag *d)
 	return status;
 }
 
-int vblade_command(int argc, char **argv)
+/* ---- In the background: vbladed -------------------------------------------------------------- */
+
+/* Of what had the terminal for its input and output. -1: to nowhere. */
+static void let_go_of_terminal(int in, int out)
+{
+	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	setsid();
+	dup2(in >= 0 ? in : null, STDIN_FILENO);
+	dup2(out >= 0 ? out : null, STDOUT_FILENO);
+	dup2(out >= 0 ? out : null, STDERR_FILENO);
+	if (null > STDERR_FILENO)
+		close(null);
+}
+
+static void run_logger(int from)
+{
+	let_go_of_terminal(from, -1);
+	execlp("logger", "logger", "-t", "vbladed", (char *)NULL);
+	_exit(EXIT_FAILED);
+}
+
+/* What is said from now on goes to the system's log. 0: here is the background; 1: here is who may end. */
+static int go_to_background(struct diag *d)
+{
+	int log[2], null, err;
+	pid_t pid;
+
+	/* What comes next has no number that stands for input or output. */
+	while ((null = open("/dev/null", O_RDWR)) >= 0 && null <= STDERR_FILENO)
+		continue;
+	close(null);
+	pid = pipe2(log, O_CLOEXEC) < 0 ? -1 : fork();
+	if (pid == 0)
+		run_logger(log[0]);
+	if (pid > 0)
+		pid = fork();
+	if (pid == 0) {
+		let_go_of_terminal(-1, log[1]);
+		close(log[0]);
+		close(log[1]);
+		return 0;
+	}
+	if (pid > 0)
+		return 1;
+	err = -errno;
+	return diag_set(d, err, "cannot go to the background: %s", strerror(-err));
+}
+
+/* ---- Both ------------------------------------------------------------------------------------ */
+
+/* What is wrong with the arguments is told in front in any case. */
+static int run(int argc, char **argv, int (*go)(struct diag *d))
 {
 	struct vblade v = {.buffers = BUFFERS};
 	struct diag d;
@@ -256,7 +309,21 @@ int vblade_command(int argc, char **argv)
 		print_help();
 		return EXIT_OK;
 	}
+	if (status == 0 && go != NULL)
+		status = go(&d);
+	if (status > 0)
+		return EXIT_OK;
 	if (status == 0)
 		status = serve(&v, &d);
 	return status < 0 ? (int)report(&d, status) : status;
+}
+
+int vblade_command(int argc, char **argv)
+{
+	return run(argc, argv, NULL);
+}
+
+int vbladed_command(int argc, char **argv)
+{
+	return run(argc, argv, go_to_background);
 }

@@ -461,8 +461,46 @@ def test_vblade_in_debians_unit():
             assert v.line == "e1.1, 8192 sectors O_RDWR" and c.config().buffers == 8
 
 
+def in_background(d):
+    """DIR/vbladed, which ends at once: what it serves, and what it says where the log is."""
+    with open(os.path.join(d, "logger"), "w", encoding="ascii") as f:
+        f.write(f"#!/bin/sh\necho \"$@\" >{d}/log\nexec cat >>{d}/log\n")
+    os.chmod(os.path.join(d, "logger"), 0o755)
+    # What runs on in the background may have these still open.
+    with open(os.path.join(d, "said"), "w+b") as said:
+        subprocess.run([os.path.join(d, "vbladed"), "1", "1", "aoe0", os.path.join(d, "disk"), "-b", "8"], timeout=20,
+                       env={**server_env(), "PATH": f"{d}:{os.environ['PATH']}"}, stdin=subprocess.DEVNULL, stdout=said,
+                       stderr=said, check=True)
+        said.seek(0)
+        assert not said.read()
+
+    def logged():
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(d, "log"), encoding="utf-8") as f:
+            return f.read()
+        return ""
+
+    wait_until(lambda: logged().count("\n") == 2, 20, "what it says in the log")
+    found = re.match(r"-t vbladed\npid (\d+): e1\.1, 8192 sectors O_RDWR\n$", logged())
+    assert found, logged()
+    try:
+        with client(slot=1) as c:
+            assert c.config().buffers == 8
+    finally:
+        os.kill(int(found[1]), signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(f"/proc/{found[1]}"), 20, "its end")
+    assert logged().count("\n") == 2, logged()
+
+
 def test_vbladed():
-    """Debian's script runs the vblade that lies beside it."""
+    with folder() as d:
+        os.symlink(binary(), os.path.join(d, "vbladed"))
+        in_background(d)
+    expect_error(2, "compat", "vbladed", "1", "1", "aoe0", says=["usage: vblade"])
+    assert run("compat", "vbladed", "-h").stdout.startswith("usage: vblade ")
+
+
+def test_debians_vbladed():
+    """A script, which runs the vblade that lies beside it."""
     script = shutil.which("vbladed", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if script is None:
         print("not tried: vblade is not installed")
@@ -470,26 +508,7 @@ def test_vbladed():
     with folder() as d:
         os.symlink(binary(), os.path.join(d, "vblade"))
         shutil.copy(script, os.path.join(d, "vbladed"))
-        with open(os.path.join(d, "logger"), "w", encoding="ascii") as f:
-            f.write(f"#!/bin/sh\nexec cat >{d}/log\n")
-        os.chmod(os.path.join(d, "logger"), 0o755)
-        subprocess.run([os.path.join(d, "vbladed"), "1", "1", "aoe0", os.path.join(d, "disk"), "-b", "8"], check=True, timeout=20,
-                       env={**server_env(), "PATH": f"{d}:{os.environ['PATH']}"}, stdin=subprocess.DEVNULL)
-
-        def logged():
-            with contextlib.suppress(FileNotFoundError), open(os.path.join(d, "log"), encoding="utf-8") as f:
-                return f.read()
-            return ""
-
-        wait_until(lambda: "\n" in logged(), 20, "what it says in the log")
-        found = re.match(r"pid (\d+): e1\.1, 8192 sectors O_RDWR\n$", logged())
-        assert found, logged()
-        try:
-            with client(slot=1) as c:
-                assert c.config().buffers == 8
-        finally:
-            os.kill(int(found[1]), signal.SIGTERM)
-        wait_until(lambda: not os.path.exists(f"/proc/{found[1]}"), 20, "its end")
+        in_background(d)
 
 
 def test_vblade_manual():
