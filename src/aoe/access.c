@@ -59,7 +59,7 @@ bool aoe_is_answered(const struct aoe_place *place, const struct aoe_head *h)
 
 	return aoe_lets_pass(&e->allowed, h->from) &&
 	       (aoe_lets_pass(&place->disk->lists[AOE_ANSWERED], h->from) ||
-		(h->command == AOE_MASK && aoe_is_among(&e->admins, h->from)));
+		(h->command == AOE_MASK && !e->admins.all && aoe_is_among(&e->admins, h->from)));
 }
 
 bool aoe_is_kept_out(const struct aoe_disk *disk, const uint8_t mac[AOE_MAC_LEN])

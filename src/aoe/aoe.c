@@ -308,6 +308,7 @@ static int check_taken(struct aoe *aoe, const struct aoe_port *port, const struc
 
 static int copy_macs(struct aoe_macs *out, const struct aoe_macs *from)
 {
+	out->all = from->all;
 	if (from->n == 0)
 		return 0;
 	out->v = malloc(from->n * sizeof(*out->v));
@@ -336,7 +337,9 @@ static int place_create(struct aoe_port *port, struct unit *unit, const struct a
 	place->export = (struct aoe_export){.interface = port->packet.interface,
 					    .shelf = export->shelf,
 					    .slot = export->slot,
-					    .writeback = export->writeback};
+					    .writeback = export->writeback,
+					    .buffers = export->buffers != 0 ? export->buffers
+									    : AOE_BUFFERS};
 	err = copy_macs(&place->export.allowed, &export->allowed);
 	if (err == 0)
 		err = copy_macs(&place->export.admins, &export->admins);

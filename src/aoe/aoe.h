@@ -13,11 +13,13 @@
 
 struct aoe;
 
-#define AOE_MACS_MAX 255
+#define AOE_MACS_MAX    255
+#define AOE_BUFFERS_MAX 256
 
 struct aoe_macs {
 	uint8_t (*v)[PACKET_MAC_LEN];
 	size_t n;
+	bool all; /* everybody, whoever is listed */
 };
 
 /* One disk at one interface. */
@@ -28,6 +30,8 @@ struct aoe_export {
 	bool writeback; /* a write may be answered before it is durable */
 	/* Short frames of the interface come and go by AF_XDP. One that wants it has it for all there. */
 	bool xdp;
+	/* How many requests a client may have under way, as it is told; up to AOE_BUFFERS_MAX, 0: 64. */
+	uint16_t buffers;
 	/* Who is answered, of those on the disk's mask list; none: everybody. Who may set what is kept with the
 	 * disk; none: nobody. */
 	struct aoe_macs allowed, admins;

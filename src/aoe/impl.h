@@ -13,8 +13,8 @@
 #include "aoe/aoe.h"
 #include "aoe/proto.h"
 
-#define AOE_BUFFERS     64   /* advertised: as many requests as Linux ever has under way */
-#define AOE_TASKS_MAX   256  /* of a disk, under way */
+#define AOE_BUFFERS     64 /* advertised unless told otherwise: Linux never has more under way */
+#define AOE_TASKS_MAX   AOE_BUFFERS_MAX /* of a disk, under way */
 #define AOE_SECTORS_MAX 24   /* of one frame; the largest that fits into a buffer of 16 KiB */
 #define AOE_DATA_AT     4096 /* in a task's buffer: direct I/O wants its data on a page */
 #define AOE_FRAME_MAX   (AOE_ATA_HEAD + AOE_SECTORS_MAX * AOE_SECTOR)
@@ -186,7 +186,7 @@ struct aoe_port {
 	struct list places;
 	struct list out; /* answers */
 	bool flush_queued, blocked;
-	unsigned sectors; /* of one ATA command, at most, as clients were told last */
+	unsigned sectors; /* of one ATA command, at most, when clients were told last */
 	unsigned turn;    /* frames that may still come in this turn of the loop */
 	struct loop_msg flush;
 };
@@ -195,7 +195,8 @@ void aoe_port_init(struct aoe_port *port);
 /* What is to be read from it now. */
 void aoe_port_update(struct aoe_port *port);
 void aoe_port_flush(struct aoe_port *port);
-/* Sectors of one ATA command, by the MTU of the moment; at least 1. Good until it is said anew. */
+/* Sectors of one ATA command that clients are told, by the MTU of the moment; at least 1. Good until it is
+ * said anew. */
 unsigned aoe_port_look(struct aoe_port *port);
 bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
 

@@ -166,6 +166,8 @@ static void flush(struct loop_msg *msg)
 
 bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN])
 {
+	if (macs->all)
+		return true;
 	for (size_t i = 0; i < macs->n; i++)
 		if (memcmp(macs->v[i], mac, AOE_MAC_LEN) == 0)
 			return true;
@@ -245,11 +247,12 @@ unsigned aoe_port_look(struct aoe_port *port)
 {
 	const int mtu = packet_mtu(&port->packet);
 	const int n = (mtu - (int)AOE_ATA_HEAD) / AOE_SECTOR;
-	const unsigned most = n < 1 ? 1 : n > AOE_SECTORS_MAX ? AOE_SECTORS_MAX : (unsigned)n;
 
+	/* What fits is done: a client that has learned a larger number from another target at this place still
+	 * asks for what it began with. */
+	port->sectors = n < 1 ? 1 : n > AOE_SECTORS_MAX ? AOE_SECTORS_MAX : (unsigned)n;
 	/* So that what a client splits stays on blocks of 4 KiB. */
-	port->sectors = most > 8 ? (unsigned)align_down(most, 8) : most;
-	return port->sectors;
+	return port->sectors > 8 ? (unsigned)align_down(port->sectors, 8) : port->sectors;
 }
 
 /* At the end: what waits for room goes now, or is lost. */

@@ -24,7 +24,7 @@ static void answer(struct aoe_task *t, uint8_t command)
 	struct aoe_query *q = query_of(t);
 
 	*q = (struct aoe_query){
-		.buffers = be16_of(AOE_BUFFERS),
+		.buffers = be16_of(t->place->export.buffers),
 		.firmware = be16_of(FIRMWARE),
 		.sectors = low_u8(aoe_port_look(t->place->port)),
 		.command = low_u8(AOE_VERSION << 4 | command),
@@ -63,9 +63,9 @@ void aoe_announce(struct aoe_place *place)
 	const struct aoe_macs *answered = &place->disk->lists[AOE_ANSWERED];
 	const struct aoe_macs *to = answered->n != 0 ? answered : allowed;
 
-	if (to->n == 0)
+	if (to->n == 0 || to->all)
 		announce_to(place, everybody);
-	for (size_t i = 0; i < to->n; i++)
+	for (size_t i = 0; i < to->n && !to->all; i++)
 		if (aoe_lets_pass(allowed, to->v[i]))
 			announce_to(place, to->v[i]);
 }

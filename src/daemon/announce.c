@@ -63,11 +63,15 @@ static const char *portal_text(const struct daemon *dm, unsigned index, char buf
 	return net_addr_text(iscsi_portal_addr(dm->iscsi, index), buf);
 }
 
-/* Where a client is sent: the first portal. */
+/* Where a client is sent: the first portal. "": there is none. */
 static const char *client_portal(const struct daemon *dm, char buf[NET_ADDR_TEXT])
 {
-	union net_addr addr = *iscsi_portal_addr(dm->iscsi, 0);
+	union net_addr addr;
 
+	buf[0] = '\0';
+	if (iscsi_portal_count(dm->iscsi) == 0)
+		return buf;
+	addr = *iscsi_portal_addr(dm->iscsi, 0);
 	if (net_addr_is_any(&addr))
 		any_to_own(&addr);
 	return net_addr_text(&addr, buf);
@@ -95,13 +99,16 @@ static json_t *places_json(const struct daemon *dm, size_t index)
 	return places;
 }
 
+/* Without iSCSI there is nothing of it. */
 static json_t *disk_json(const struct daemon *dm, size_t index, const char *portal)
 {
 	const struct disk *disk = &dm->disks[index];
+	const char *iqn = disk->iqn[0] != '\0' ? disk->iqn : NULL;
 
-	return json_pack("{s:s, s:s, s:i, s:I, s:o, s:o*}", "name", disk->name, "iqn", disk->iqn,
-			 "lun", 0, "size", (json_int_t)disk_size(disk), "url",
-			 json_sprintf("iscsi://%s/%s/0", portal, disk->iqn), "aoe",
+	return json_pack("{s:s, s:s*, s:o*, s:I, s:o*, s:o*}", "name", disk->name, "iqn", iqn,
+			 "lun", iqn != NULL ? json_integer(0) : NULL, "size",
+			 (json_int_t)disk_size(disk), "url",
+			 iqn != NULL ? json_sprintf("iscsi://%s/%s/0", portal, iqn) : NULL, "aoe",
 			 places_json(dm, index));
 }
 
@@ -145,11 +152,24 @@ int announce_json(const struct daemon *dm, int fd)
 	return err;
 }
 
+static void iscsi_text(FILE *out, const struct disk *disk)
+{
+	const struct daemon *dm = disk->daemon;
+	char portal[NET_ADDR_TEXT];
+
+	if (disk->iqn[0] == '\0')
+		return;
+	fprintf(out, "export  iscsi   %s    lun 0   ", disk->iqn);
+	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)
+		fprintf(out, " %s", portal_text(dm, i, portal));
+	fprintf(out, "\n");
+}
+
 static void disk_text(FILE *out, const struct daemon *dm, const struct disk *disk)
 {
 	const struct bdev_info *info = bdev_info(unit_bdev(disk->unit));
 	const struct unit_identity *identity = unit_identity(disk->unit);
-	char size[32], portal[NET_ADDR_TEXT], spec[256], naa[2 * sizeof(identity->naa) + 1];
+	char size[32], spec[256], naa[2 * sizeof(identity->naa) + 1];
 	uint64_t bytes = disk_size(disk);
 
 	str_hex(naa, identity->naa, sizeof(identity->naa));
@@ -158,10 +178,7 @@ static void disk_text(FILE *out, const struct daemon *dm, const struct disk *dis
 		info->read_only ? ", read-only" : "", show_text(spec, sizeof(spec), disk->spec));
 	fprintf(out, "        naa.%s%s\n", naa,
 		disk->identity_renewed ? "    (new: this was a copy of another disk)" : "");
-	fprintf(out, "export  iscsi   %s    lun 0   ", disk->iqn);
-	for (unsigned i = 0; i < iscsi_portal_count(dm->iscsi); i++)
-		fprintf(out, " %s", portal_text(dm, i, portal));
-	fprintf(out, "\n");
+	iscsi_text(out, disk);
 	for (size_t i = 0; i < dm->nplaces; i++) {
 		const struct aoe_export *e = &dm->places[i].export;
 
@@ -226,6 +243,29 @@ static void paste_text(FILE *out, const struct disk *disk, const char *portal)
 		disk->name, portal, disk->iqn);
 }
 
+static void paste_aoe_text(FILE *out, const struct disk *disk)
+{
+	const struct daemon *dm = disk->daemon;
+	const struct aoe_export *e = &dm->places[0].export;
+
+	fprintf(out, "\nOn a Linux client on that network, for %s:\n", disk->name);
+	fprintf(out, "  sudo modprobe aoe && sudo aoe-discover\n");
+	fprintf(out, "  ls -l /dev/etherd/e%u.%zu\n", e->shelf,
+		e->slot + (size_t)(disk - dm->disks));
+}
+
+static void paste_disk_text(FILE *out, const struct disk *disk, const char *portal)
+{
+	const struct iscsi *iscsi = disk->daemon->iscsi;
+
+	if (disk->iqn[0] == '\0')
+		paste_aoe_text(out, disk);
+	else if (iscsi_chap_count(iscsi) != 0)
+		paste_chap_text(out, disk, portal, iscsi_chap_name(iscsi, 0));
+	else
+		paste_text(out, disk, portal);
+}
+
 int announce_text(const struct daemon *dm, int fd)
 {
 	char portal[NET_ADDR_TEXT], *text = NULL;
@@ -240,12 +280,8 @@ int announce_text(const struct daemon *dm, int fd)
 		disk_text(out, dm, &dm->disks[i]);
 	if (iscsi_chap_count(dm->iscsi) != 0)
 		users_text(out, dm->iscsi);
-	for (size_t i = 0; i < dm->ndisks; i++) {
-		if (iscsi_chap_count(dm->iscsi) != 0)
-			paste_chap_text(out, &dm->disks[i], portal, iscsi_chap_name(dm->iscsi, 0));
-		else
-			paste_text(out, &dm->disks[i], portal);
-	}
+	for (size_t i = 0; i < dm->ndisks; i++)
+		paste_disk_text(out, &dm->disks[i], portal);
 	if (fclose(out) == 0)
 		err = write_all(fd, text, len);
 	free(text);

@@ -27,19 +27,11 @@ static bool name_taken(const void *arg, const char *name)
 	return tfind(name, &dm->names, compare_names) != NULL;
 }
 
-static int disk_names(struct daemon *dm, struct disk *disk, const struct run_options *o,
-		      struct diag *d)
+static int disk_iqn(struct disk *disk, const struct run_options *o, struct diag *d)
 {
-	const struct name_set taken = {name_taken, dm};
 	char host[256];
 	int err;
 
-	if (o->name != NULL)
-		str_copy(disk->name, sizeof(disk->name), o->name);
-	else
-		name_from_spec(disk->name, disk->spec, &taken);
-	if (tsearch(disk->name, &dm->names, compare_names) == NULL)
-		return diag_set(d, -ENOMEM, "out of memory");
 	if (o->iqn != NULL) {
 		str_copy(disk->iqn, sizeof(disk->iqn), o->iqn);
 		return 0;
@@ -49,6 +41,20 @@ static int disk_names(struct daemon *dm, struct disk *disk, const struct run_opt
 	host[sizeof(host) - 1] = '\0';
 	err = iqn_from_host(disk->iqn, host, disk->name, d);
 	return err < 0 ? err : iscsi_name_check(disk->iqn, d);
+}
+
+static int disk_names(struct daemon *dm, struct disk *disk, const struct run_options *o,
+		      struct diag *d)
+{
+	const struct name_set taken = {name_taken, dm};
+
+	if (o->name != NULL)
+		str_copy(disk->name, sizeof(disk->name), o->name);
+	else
+		name_from_spec(disk->name, disk->spec, &taken);
+	if (tsearch(disk->name, &dm->names, compare_names) == NULL)
+		return diag_set(d, -ENOMEM, "out of memory");
+	return o->no_iscsi ? 0 : disk_iqn(disk, o, d);
 }
 
 /* What a layer says of a disk it does not know the name of. */
@@ -105,6 +111,16 @@ static int disk_open_unit(struct disk *disk, const struct run_options *o, unsign
 	return err < 0 ? about_disk(disk, err, &said, d) : 0;
 }
 
+static int disk_add_target(struct disk *disk, struct diag *d)
+{
+	int err = scsi_target_create(&disk->target, disk->iqn);
+
+	if (err == 0)
+		err = scsi_target_add_lun(disk->target, 0, disk->lu);
+	return err == 0 ? iscsi_add_target(disk->daemon->iscsi, disk->target, disk->name, d) : err;
+}
+
+/* The LU is there in any case: it goes on with what an earlier process left undone. */
 static int disk_open(struct disk *disk, const struct run_options *o, unsigned index, struct diag *d)
 {
 	int err;
@@ -115,12 +131,8 @@ static int disk_open(struct disk *disk, const struct run_options *o, unsigned in
 	err = scsi_lu_create_disk(&disk->lu, disk->unit, &(struct scsi_lu_config){0});
 	if (err == -EACCES)
 		diag_fix(d, "what is kept of it may be another user's: see --state");
-	if (err == 0)
-		err = scsi_target_create(&disk->target, disk->iqn);
-	if (err == 0)
-		err = scsi_target_add_lun(disk->target, 0, disk->lu);
-	if (err == 0)
-		err = iscsi_add_target(disk->daemon->iscsi, disk->target, disk->name, d);
+	if (err == 0 && disk->iqn[0] != '\0')
+		err = disk_add_target(disk, d);
 	return err < 0 ? diag_set(d, err, "cannot serve %s: %s", disk->spec, strerror(-err)) : 0;
 }
 
@@ -158,6 +170,8 @@ static int open_portals(struct daemon *dm, const struct run_options *o, struct d
 	const char *const *addrs = o->listen.n > 0 ? o->listen.v : &fallback;
 	size_t n = o->listen.n > 0 ? o->listen.n : 1;
 
+	if (o->no_iscsi)
+		return 0;
 	for (size_t i = 0; i < n; i++) {
 		union net_addr addr;
 		int err;

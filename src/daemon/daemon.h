@@ -57,15 +57,21 @@ int iqn_from_host(char out[SCSI_NAME_MAX + 1], const char *host, const char *nam
 
 /* ---- options.c: what `spindle run` takes */
 
+struct daemon;
+
+enum run_block_size { RUN_BLOCK_SIZE_AUTO, RUN_BLOCK_SIZE_512, RUN_BLOCK_SIZE_4096 };
+
 struct run_options {
 	uint64_t size, port, threads, memory;
 	struct opt_strings listen, aoe, chap;
 	const char *name, *iqn, *mutual_chap, *state;
-	unsigned block_size; /* an index: 0 as the store has it, 1: 512, 2: 4096 */
-	bool read_only, direct, unsolicited, json, verbose, help;
+	unsigned block_size; /* enum run_block_size */
+	bool no_iscsi, read_only, direct, unsolicited, json, verbose, help;
 	/* What is no option: the stores. */
 	char **specs;
 	size_t nspecs;
+	/* Tells on `fd` that all is ready: 0 or -errno. */
+	int (*announce)(const struct daemon *dm, int fd);
 };
 
 extern const struct opt run_opts[];
@@ -77,14 +83,12 @@ uint32_t run_options_block_size(const struct run_options *o);
 
 /* ---- The daemon */
 
-struct daemon;
-
 /* A disk and all that serves it, in the order it is built; every part may be missing. */
 struct disk {
 	struct daemon *daemon;
 	const char *spec; /* as the user wrote it */
 	char name[DISK_NAME_MAX + 1];
-	char iqn[SCSI_NAME_MAX + 1];
+	char iqn[SCSI_NAME_MAX + 1]; /* "": not served by iSCSI */
 	bool identity_renewed;
 	struct unit *unit; /* has the bdev, that has the store */
 	struct scsi_lu *lu;
@@ -158,5 +162,17 @@ void stop_signals_default(void);
 /* run.c */
 int run_command(int argc, char **argv);
 void run_help(int fd);
+/* Serves until a signal comes. The exit code, or -errno with a diag. */
+int run_disks(const struct run_options *o, struct diag *d);
+
+/* compat.c: other programs' command lines, `spindle compat NAME ...` */
+int compat_command(int argc, char **argv);
+void compat_help(int fd);
+/* Is it one of their names that this program was started by? Then it was run, and ended with *status. */
+bool compat_by_name(int *status, int argc, char **argv);
+
+/* vblade.c */
+int vblade_command(int argc, char **argv);
+int vbladed_command(int argc, char **argv);
 
 #endif

@@ -1,5 +1,5 @@
 /*
- * Disks over Ethernet: --aoe IF:SHELF.SLOT[,cache=writeback][,mac=MAC]...[,admin=MAC]...
+ * Disks over Ethernet: --aoe IF:SHELF.SLOT[,cache=writeback][,buffers=N][,mac=MAC]...[,admin=MAC]...
  *
  * Each --aoe is a place for all disks of the command line, the first one at SLOT, the next one at the
  * slot behind that, and so on.
@@ -13,6 +13,7 @@ static const char *const caches[] = {"writethrough", "writeback", NULL};
 
 struct place_options {
 	unsigned cache;
+	uint64_t buffers;
 	struct opt_strings allowed, admins;
 };
 
@@ -22,6 +23,13 @@ static const struct opt place_opts[] = {
 		.kind = OPT_CHOICE,
 		.offset = offsetof(struct place_options, cache),
 		.choices = caches,
+	},
+	{
+		.name = "buffers",
+		.kind = OPT_UINT,
+		.offset = offsetof(struct place_options, buffers),
+		.min = 1,
+		.max = AOE_BUFFERS_MAX,
 	},
 	{
 		.name = "mac",
@@ -71,14 +79,20 @@ static int parse_macs(struct aoe_macs *out, const struct opt_strings *texts, str
 	out->v = calloc(texts->n + 1, sizeof(*out->v));
 	if (out->v == NULL)
 		return diag_set(d, -ENOMEM, "out of memory");
-	for (; out->n < texts->n; out->n++) {
+	for (size_t i = 0; i < texts->n; i++) {
 		char shown[64];
 
-		if (aoe_mac_parse(out->v[out->n], texts->v[out->n]) == 0)
+		if (strcmp(texts->v[i], "*") == 0) {
+			out->all = true;
 			continue;
-		str_escape(shown, sizeof(shown), texts->v[out->n], strlen(texts->v[out->n]));
+		}
+		if (aoe_mac_parse(out->v[out->n], texts->v[i]) == 0) {
+			out->n++;
+			continue;
+		}
+		str_escape(shown, sizeof(shown), texts->v[i], strlen(texts->v[i]));
 		diag_set(d, -EINVAL, "%s is no Ethernet address", shown);
-		diag_fix(d, "write it like 52:54:00:12:34:56");
+		diag_fix(d, "write it like 52:54:00:12:34:56, or * for everybody");
 		return -EINVAL;
 	}
 	return 0;
@@ -104,6 +118,7 @@ static int place_load(struct aoe_place *p, const char *text, struct diag *d)
 	if (err == 0)
 		err = parse_macs(&p->export.admins, &o.admins, d);
 	p->export.writeback = o.cache == 1;
+	p->export.buffers = low_u16(o.buffers);
 	opt_fini(place_opts, &o);
 	return err;
 }

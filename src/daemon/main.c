@@ -18,6 +18,8 @@ static int version_command(int argc, char **argv);
 
 static const struct command commands[] = {
 	{"run", "STORE... [OPTION...]", "serve disks until a signal comes", run_command, run_help},
+	{"compat", "NAME [ARG...]", "take another program's command line", compat_command,
+	 compat_help},
 	{"version", "", "print the version", version_command, NULL},
 	{"help", "[COMMAND]", "print help", help_command, NULL},
 };
@@ -99,7 +101,10 @@ static int version_command(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	const struct command *c;
+	int status;
 
+	if (compat_by_name(&status, argc, argv))
+		return status;
 	if (argc < 2) {
 		print_commands(STDERR_FILENO);
 		return EXIT_USAGE;

@@ -6,9 +6,17 @@
 
 #include "daemon/daemon.h"
 
-/* In the order of run_options.block_size. */
-static const char *const block_size_names[] = {"auto", "512", "4096", NULL};
-static const uint32_t block_sizes[] = {0, 512, 4096};
+static const char *const block_size_names[] = {
+	[RUN_BLOCK_SIZE_AUTO] = "auto",
+	[RUN_BLOCK_SIZE_512] = "512",
+	[RUN_BLOCK_SIZE_4096] = "4096",
+	NULL,
+};
+static const uint32_t block_sizes[] = {
+	[RUN_BLOCK_SIZE_AUTO] = 0,
+	[RUN_BLOCK_SIZE_512] = 512,
+	[RUN_BLOCK_SIZE_4096] = 4096,
+};
 
 #define FIELD(member) offsetof(struct run_options, member)
 
@@ -34,6 +42,12 @@ const struct opt run_opts[] = {
 		.offset = FIELD(aoe),
 		.arg = "IF:SHELF.SLOT",
 		.help = "serve over Ethernet, too; repeatable",
+	},
+	{
+		.name = "no-iscsi",
+		.kind = OPT_FLAG,
+		.offset = FIELD(no_iscsi),
+		.help = "serve by --aoe only",
 	},
 	{
 		.name = "port",
@@ -179,6 +193,45 @@ static int expand_short(int argc, char **argv, struct diag *d)
 	return 0;
 }
 
+/* Without iSCSI there must be another way in, and nobody may believe that what guards or names iSCSI does
+ * so with others. */
+static int check_no_iscsi(const struct run_options *o, struct diag *d)
+{
+	const struct {
+		const char *option;
+		bool given;
+	} rows[] = {
+		{"--listen", o->listen.n != 0},
+		{"--iqn", o->iqn != NULL},
+		{"--chap", o->chap.n != 0},
+		{"--unsolicited", o->unsolicited},
+	};
+
+	if (!o->no_iscsi)
+		return 0;
+	if (o->aoe.n == 0) {
+		diag_set(d, -EINVAL, "--no-iscsi leaves no way to the disks");
+		diag_fix(d, "say where else they are: --aoe eth1:1.0");
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+		if (!rows[i].given)
+			continue;
+		diag_set(d, -EINVAL, "%s is for iSCSI, and there is none with --no-iscsi",
+			 rows[i].option);
+		diag_fix(d, "leave out one of them");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int check_names(const struct run_options *o, struct diag *d)
+{
+	if (o->name != NULL && name_check(o->name, d) < 0)
+		return -EINVAL;
+	return o->iqn != NULL ? iscsi_name_check(o->iqn, d) : 0;
+}
+
 /* What is wrong in the whole, when every option by itself is fine. */
 static int check_together(const struct run_options *o, struct diag *d)
 {
@@ -205,11 +258,7 @@ static int check_together(const struct run_options *o, struct diag *d)
 		diag_fix(d, "leave it out, or write --state DIR");
 		return -EINVAL;
 	}
-	if (o->name != NULL && name_check(o->name, d) < 0)
-		return -EINVAL;
-	if (o->iqn != NULL && iscsi_name_check(o->iqn, d) < 0)
-		return -EINVAL;
-	return 0;
+	return check_no_iscsi(o, d) < 0 ? -EINVAL : check_names(o, d);
 }
 
 int run_options_parse(struct run_options *o, int argc, char **argv, struct diag *d)
@@ -227,6 +276,7 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct diag 
 		return err;
 	o->specs = argv + 1;
 	o->nspecs = (size_t)(argc - 1);
+	o->announce = o->json ? announce_json : announce_text;
 	return check_together(o, d);
 }
 

@@ -4,5 +4,5 @@
 #include "daemon/daemon.h"
 
 const struct store_type *const registry_stores[] = {
-	&store_file, &store_ram, &store_null, &store_fault, NULL,
+	&store_file, &store_ram, &store_null, &store_slice, &store_fault, NULL,
 };

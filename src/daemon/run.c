@@ -13,7 +13,7 @@ void run_help(int fd)
 {
 	char text[4096];
 
-	dprintf(fd, "\nServes each STORE as an iSCSI disk, in a target of its own. A STORE is\n\n");
+	dprintf(fd, "\nServes each STORE as a disk, in an iSCSI target of its own. A STORE is\n\n");
 	for (size_t i = 0; registry_stores[i] != NULL; i++)
 		dprintf(fd, "  %-8s %s\n", store_type_word(registry_stores[i]),
 			store_type_help(registry_stores[i]));
@@ -39,7 +39,7 @@ static void raise_descriptor_limit(void)
 /* Whoever asked for JSON waits for that line and can do nothing without it; a human can. */
 static int announce(const struct daemon *dm, const struct run_options *o, struct diag *d)
 {
-	int err = o->json ? announce_json(dm, STDOUT_FILENO) : announce_text(dm, STDOUT_FILENO);
+	int err = o->announce(dm, STDOUT_FILENO);
 
 	if (err == 0)
 		return 0;
@@ -96,24 +96,44 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));
 	go_on(dm);
 	aoe_start(dm->aoe);
-	if (!o->json && isatty(STDERR_FILENO))
+	if (o->announce == announce_text && isatty(STDERR_FILENO))
 		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
 	err = loop_set_run(dm->set);
 	return err < 0 ? diag_set(d, err, "cannot start the threads: %s", strerror(-err)) : 0;
 }
 
+int run_disks(const struct run_options *o, struct diag *d)
+{
+	struct daemon dm = {.status = EXIT_OK};
+	int err;
+
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a file's limit is the client's ENOSPC, not our end */
+	raise_descriptor_limit();
+	dm.log = (struct log){.fd = STDERR_FILENO, .level = o->verbose ? LOG_INFO : LOG_WARN};
+	err = daemon_assemble(&dm, o, d);
+	if (err < 0)
+		return err;
+	err = serve(&dm, o, d);
+	stop_signals_default();
+	/* Memory that stuck I/O may still write to is not given back. */
+	if (dm.stuck)
+		_exit(dm.status);
+	daemon_fini(&dm);
+	return err < 0 ? err : (int)dm.status;
+}
+
 int run_command(int argc, char **argv)
 {
 	struct run_options o;
-	struct daemon dm = {.status = EXIT_OK};
 	struct diag d;
-	int err;
+	int status;
 
 	diag_init(&d);
-	err = run_options_parse(&o, argc, argv, &d);
-	if (err < 0) {
+	status = run_options_parse(&o, argc, argv, &d);
+	if (status < 0) {
 		run_options_fini(&o);
-		report(&d, err);
+		report(&d, status);
 		return EXIT_USAGE;
 	}
 	if (o.help) {
@@ -122,21 +142,7 @@ int run_command(int argc, char **argv)
 		run_help(STDOUT_FILENO);
 		return EXIT_OK;
 	}
-	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* a file's limit is the client's ENOSPC, not our end */
-	raise_descriptor_limit();
-	dm.log = (struct log){.fd = STDERR_FILENO, .level = o.verbose ? LOG_INFO : LOG_WARN};
-	err = daemon_assemble(&dm, &o, &d);
-	if (err == 0) {
-		err = serve(&dm, &o, &d);
-		stop_signals_default();
-		/* Memory that stuck I/O may still write to is not given back. */
-		if (dm.stuck)
-			_exit(dm.status);
-		daemon_fini(&dm);
-	}
+	status = run_disks(&o, &d);
 	run_options_fini(&o);
-	if (err < 0)
-		return (int)report(&d, err);
-	return (int)dm.status;
+	return status < 0 ? (int)report(&d, status) : status;
 }

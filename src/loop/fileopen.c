@@ -129,6 +129,23 @@ static int open_flags_of(const struct file_config *c)
 	       ((c->flags & FILE_DIRECT) != 0 ? O_DIRECT : 0) | O_CLOEXEC | O_NOCTTY;
 }
 
+static bool is_part(const struct file_config *c)
+{
+	return c->part_off != 0 || c->part_len != 0;
+}
+
+/* A device for ourselves alone: nobody mounts it meanwhile. Of one that others may use as well, in other
+ * places, only that nobody has it for himself now. */
+static int open_device(const struct file_config *c, int flags)
+{
+	const int fd = open(c->path, flags | O_EXCL);
+
+	if (fd < 0 || !is_part(c))
+		return fd;
+	close(fd);
+	return open(c->path, flags);
+}
+
 static int open_existing(const struct file_config *c, mode_t mode, struct diag *d)
 {
 	int flags = open_flags_of(c) | O_NONBLOCK;
@@ -138,9 +155,8 @@ static int open_existing(const struct file_config *c, mode_t mode, struct diag *
 	err = check_kind(c, mode, d); /* before the open: it could rewind a tape */
 	if (err != 0)
 		return err;
-	if (S_ISBLK(mode) && (c->flags & FILE_READ_ONLY) == 0)
-		flags |= O_EXCL;
-	fd = open(c->path, flags);
+	fd = S_ISBLK(mode) && (c->flags & FILE_READ_ONLY) == 0 ? open_device(c, flags)
+							       : open(c->path, flags);
 	if (fd < 0)
 		return open_failed(-errno, c, "open", d);
 	err = fstat(fd, &st) == 0 ? check_kind(c, st.st_mode, d) : -errno;
@@ -169,7 +185,10 @@ static int open_or_create(const struct file_config *c, struct diag *d)
 static int lock(const struct file *f, const struct file_config *c, struct diag *d)
 {
 	bool read_only = (c->flags & FILE_READ_ONLY) != 0;
-	struct flock fl = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+	struct flock fl = {.l_type = read_only ? F_RDLCK : F_WRLCK,
+			   .l_whence = SEEK_SET,
+			   .l_start = (off_t)c->part_off,
+			   .l_len = (off_t)c->part_len};
 
 	if (fcntl(f->fd, F_OFD_SETLK, &fl) == 0 || (errno != EAGAIN && errno != EACCES))
 		return 0;

@@ -427,6 +427,8 @@ struct file_config {
 	unsigned flags;
 	/* Not 0: a missing file is made, sparse, with this size; an existing one must have it. */
 	uint64_t create_size;
+	/* Bytes that are used, and locked; part_len 0: to the end. The rest may be used by others. */
+	uint64_t part_off, part_len;
 	unsigned max_running; /* worker threads it may occupy; 0: 4 */
 };
 

@@ -1,6 +1,6 @@
 /*
  * What the files of the core share with each other (store.c, lane.c, emulate.c). Back ends see
- * impl.h only.
+ * impl.h only, but for slice.c, which is as thin as they are.
  */
 #ifndef SPINDLE_STORE_CORE_H
 #define SPINDLE_STORE_CORE_H
@@ -9,8 +9,8 @@
 
 struct store_lane;
 
-/* An io of the core's own in the place of another (the parent), which it looks like to the layers
- * below. The parent stays as it is and is ended when the child has done its work. From a stack of
+/* An io of the core's own (or of slice.c, which moves it) in the place of another (the parent), which it
+ * looks like to the layers below. The parent stays as it is and is ended when the child has done its work. From a stack of
  * free ones in the lane of the parent's loop, where it returns to. */
 struct store_child {
 	struct io io;

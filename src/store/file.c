@@ -68,6 +68,8 @@ static int file_store_open(struct store **out, struct loop_set *set,
 		.flags = (config->read_only ? FILE_READ_ONLY : 0u) |
 			 (config->direct ? FILE_DIRECT : 0u),
 		.create_size = config->size,
+		.part_off = config->part.off,
+		.part_len = config->part.len,
 	};
 	struct file_store *f;
 	int err;

@@ -5,7 +5,8 @@
  *
  * A store is opened from text, TYPE:REST or just a path:
  *
- *   disk.img  file:disk.img  /dev/sdb  ram:4G  null:1T  fault:OPT=VALUE,...:STORE
+ *   disk.img  file:disk.img  /dev/sdb  ram:4G  null:1T  slice:OPT=VALUE,...:STORE
+ *   fault:OPT=VALUE,...:STORE
  *
  * Any loop submits to any store. What a back end cannot do is emulated once, in store.c.
  */
@@ -33,10 +34,16 @@ struct store_info {
 	uint8_t form_factor;
 };
 
+/* Bytes of a store; `len` 0: to its end, wherever that is. */
+struct store_part {
+	uint64_t off, len;
+};
+
 struct store_config {
 	uint64_t size; /* file: makes a missing one of this size; 0: it must exist */
 	bool read_only;
-	bool direct; /* past the page cache; -EINVAL for what has none */
+	bool direct;            /* past the page cache; -EINVAL for what has none */
+	struct store_part part; /* file: what is used of it; the rest may be others' */
 };
 
 /* Opens what `spec` says. Blocking: for start-up. Types are found in the NULL-terminated `types`.
@@ -106,6 +113,6 @@ int store_errno(int err);
  * fault store. */
 int store_fault_release(struct store *s);
 
-extern const struct store_type store_file, store_ram, store_null, store_fault;
+extern const struct store_type store_file, store_ram, store_null, store_slice, store_fault;
 
 #endif

@@ -61,8 +61,8 @@ static void fuzz_rule(char *text)
 
 static void fuzz_spec(char *text)
 {
-	static const struct store_type *const types[] = {&store_ram, &store_null, &store_fault,
-							 NULL};
+	static const struct store_type *const types[] = {&store_ram, &store_null, &store_slice,
+							 &store_fault, NULL};
 	char name[DISK_NAME_MAX + 1];
 	const struct loop_config lc = {.nloops = 1, .disk_engine = LOOP_DISK_WORKERS};
 	struct loop_set *set;

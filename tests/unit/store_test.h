@@ -25,7 +25,7 @@
 #endif
 
 static const struct store_type *const test_types[] = {
-	&store_file, &store_ram, &store_null, &store_fault, NULL,
+	&store_file, &store_ram, &store_null, &store_slice, &store_fault, NULL,
 };
 
 /* ---- Loops ---- */

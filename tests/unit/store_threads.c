@@ -114,6 +114,12 @@ static void home_loop(void **state)
 	on_spec("fault:rule=any;delay=1ms;prob=0.05:fault:volatile=on:ram:2M");
 }
 
+static void slices(void **state)
+{
+	on_spec("slice:offset=66048,length=2M:ram:4M");
+	on_spec("slice:offset=512:fault::slice:offset=4K:ram:4M");
+}
+
 static void on_file(const char *prefix, const char *where)
 {
 	char dir[64], spec[200], path[100];
@@ -171,6 +177,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ram),
 		cmocka_unit_test(home_loop),
+		cmocka_unit_test(slices),
 		cmocka_unit_test(file),
 		cmocka_unit_test(home_loop_over_file),
 		cmocka_unit_test(release_from_another_thread),
