@@ -2,6 +2,7 @@
  * The server: its ports and exports, built before the loops run, and taken apart afterwards.
  */
 #include "aoe/impl.h"
+#include "aoe/late.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -224,6 +225,7 @@ static int port_get(struct aoe_port **out, struct aoe *aoe, const char *interfac
 static void disk_free(struct aoe_disk *disk)
 {
 	loop_share_close(disk->share);
+	aoe_late_destroy(disk->late);
 	free(disk);
 }
 
@@ -240,7 +242,9 @@ static int disk_create(struct aoe_disk **out, struct aoe *aoe, struct unit *unit
 		(struct unit_attach){.loop = aoe->loop, .attached = attached, .changed = changed};
 	list_init(&disk->flights);
 	disk->share = loop_share_create(aoe->loop);
-	err = disk->share != NULL ? unit_make_nexus_id(&disk->attach.nexus_id) : -ENOMEM;
+	disk->late = aoe_late_create();
+	err = disk->share != NULL && disk->late != NULL ? unit_make_nexus_id(&disk->attach.nexus_id)
+							: -ENOMEM;
 	if (err == 0)
 		err = aoe_string_load(disk);
 	if (err != 0) {

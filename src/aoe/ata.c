@@ -10,6 +10,7 @@
  * a matter of time is not answered, and the client asks again.
  */
 #include "aoe/impl.h"
+#include "aoe/late.h"
 
 #include <string.h>
 
@@ -423,6 +424,31 @@ static void run_unknown(struct aoe_place *place, const uint8_t *frame)
 		answer(t, ATA_DRDY | ATA_ERR, ATA_ABRT, 0);
 }
 
+/* A write that the network held back until after a newer one: its client has no use for it. */
+static bool is_late(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame)
+{
+	const struct aoe_ata *r = registers_of(frame);
+	const struct aoe_late_request request = {
+		.head = (const void *)frame,
+		.lba = lba_of(r, (cmd->flags & ATA_EXT) != 0),
+		.nwritten = (cmd->flags & ATA_WRITES) != 0 ? r->count : 0};
+	struct aoe_disk *disk = place->disk;
+	const uint64_t now_ms = loop_now_ns(disk->aoe->loop) / 1000000;
+	char mac[2 * AOE_MAC_LEN + 1];
+	uint64_t n;
+
+	if (!aoe_late_is(disk->late, &request, now_ms))
+		return false;
+	n = aoe_late_to_say(disk->late, now_ms);
+	str_hex(mac, request.head->from, AOE_MAC_LEN);
+	if (n != 0)
+		log_event(disk->aoe->log, LOG_WARN, "aoe-late-writes",
+			  F_STR("serial", unit_identity(disk->unit)->serial), F_U64("dropped", n),
+			  F_STR("last_from", mac), F_U64("last_lba", request.lba),
+			  F_U64("last_sectors", request.nwritten));
+	return true;
+}
+
 void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len)
 {
 	if (len < AOE_ATA_HEAD) {
@@ -432,7 +458,8 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
 		if (commands[i].opcode != registers_of(frame)->command)
 			continue;
-		commands[i].run(place, &commands[i], frame, len);
+		if (!is_late(place, &commands[i], frame))
+			commands[i].run(place, &commands[i], frame, len);
 		return;
 	}
 	run_unknown(place, frame);

@@ -23,6 +23,7 @@
 #define AOE_STRING_TAG  "aoe-config"
 
 struct ata_command;
+struct aoe_late;
 
 /* ---- Disks and places ---- */
 
@@ -41,6 +42,7 @@ struct aoe_disk {
 	unsigned ntasks;
 	struct list flights; /* transfers under way, the oldest first */
 	unsigned nwaiting;   /* of them, those that wait for earlier ones */
+	struct aoe_late *late;
 	struct aoe_string string;
 	bool changes_string; /* and has a task for that */
 };

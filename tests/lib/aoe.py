@@ -548,6 +548,50 @@ class Client:
         return self.ask(config_frame(), tries=10)
 
 
+# ---- clients of machines
+
+
+class Counter:
+    """How a machine with Linux counts the frames that it sends to a disk: `c.new_tag = Counter().next`."""
+
+    def __init__(self, sequence=None, ticks=None, hz=250):
+        self.sequence = random.randrange(1 << 15) if sequence is None else sequence
+        self.hz = hz
+        self.booted_s = time.monotonic() - (random.randrange(1 << 16) if ticks is None else ticks) / hz
+
+    def next(self):
+        self.sequence += 1
+        return (self.sequence & 0x7FFF) << 16 | int((time.monotonic() - self.booted_s) * self.hz) & 0xFFFF
+
+
+class Paths:
+    """Clients of one machine on several interfaces, or with several addresses, for a Window: frames take turns."""
+
+    def __init__(self, clients, counter=None):
+        self.clients = list(clients)
+        self.turns = itertools.cycle(self.clients)
+        counter = counter or Counter()
+        for c in self.clients:
+            c.new_tag = counter.next
+
+    def send(self, frame, size=None, copies=1):
+        return next(self.turns).send(frame, size, copies)
+
+    def receive(self, timeout_s):
+        end = time.monotonic() + timeout_s
+        while True:
+            ready = select.select([c.sock for c in self.clients], [], [], max(0, end - time.monotonic()))[0]
+            for c in self.clients:
+                answer = c.receive(0) if c.sock in ready else None
+                if answer is not None:
+                    return answer
+            if not ready:
+                return None
+
+    def fail(self, why):
+        self.clients[0].fail(why)
+
+
 # ---- many at once
 
 
