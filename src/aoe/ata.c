@@ -431,7 +431,8 @@ static bool is_late(struct aoe_place *place, const struct ata_command *cmd, cons
 	const struct aoe_late_request request = {
 		.head = (const void *)frame,
 		.lba = lba_of(r, (cmd->flags & ATA_EXT) != 0),
-		.nwritten = (cmd->flags & ATA_WRITES) != 0 ? r->count : 0};
+		.nwritten = (cmd->flags & ATA_WRITES) != 0 ? r->count : 0,
+		.identifies = cmd->run == run_identify};
 	struct aoe_disk *disk = place->disk;
 	const uint64_t now_ms = loop_now_ns(disk->aoe->loop) / 1000000;
 	char mac[2 * AOE_MAC_LEN + 1];

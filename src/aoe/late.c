@@ -338,10 +338,9 @@ static struct client *client_near(struct aoe_late *late, const struct source *s,
 	return best;
 }
 
-/* The first frame of a client asks what the disk is. */
 static bool begins(const struct aoe_late_request *r, struct tag tag)
 {
-	return r->nwritten == 0 && tag.sequence <= BEGINNING;
+	return r->identifies && tag.sequence <= BEGINNING;
 }
 
 static bool may_be_late(const struct source *s, const struct aoe_late_request *r, struct tag tag,

@@ -19,6 +19,7 @@ struct aoe_late_request {
 	const struct aoe_head *head;
 	uint64_t lba;      /* 48 bits */
 	unsigned nwritten; /* sectors, up to 255; 0: it writes nothing */
+	bool identifies;   /* IDENTIFY DEVICE: as a client begins */
 };
 
 /* Of a disk. NULL: there is no memory. */

@@ -46,6 +46,7 @@ struct frame {
 	uint32_t tag;
 	uint64_t lba;
 	unsigned nwritten;
+	bool identifies;
 };
 
 static uint32_t tag_now(struct host *h)
@@ -65,7 +66,8 @@ static bool comes(const struct frame *f)
 {
 	struct aoe_head head = {
 		.from = {2, 0, 0, 0, 0, f->mac}, .shelf = be16_of(1), .slot = f->slot};
-	const struct aoe_late_request r = {.head = &head, .lba = f->lba, .nwritten = f->nwritten};
+	const struct aoe_late_request r = {
+		.head = &head, .lba = f->lba, .nwritten = f->nwritten, .identifies = f->identifies};
 
 	store_be32(head.tag, f->tag);
 	return !aoe_late_is(late, &r, now_ms);
@@ -442,6 +444,7 @@ static void a_client_starts_anew(void **state)
 {
 	for (unsigned i = 0; i < 64; i++) {
 		struct host h = linux_host();
+		struct frame f;
 
 		h.sequence = 500 * i + 2000;
 		count(&h);
@@ -450,7 +453,9 @@ static void a_client_starts_anew(void **state)
 		now_ms += 3000;
 		h.booted_ms = 4000 * i;
 		h.sequence = 0;
-		assert_true(reads(&h)); /* IDENTIFY DEVICE */
+		f = sent(&h, 0, 0);
+		f.identifies = true;
+		assert_true(comes(&f));
 		for (unsigned n = 0; n < 100; n++)
 			assert_true(writes(&h, 100 + n % 8, 1));
 		count(&h);
