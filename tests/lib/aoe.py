@@ -13,6 +13,7 @@ wrong as it likes.
 """
 
 import collections
+import ctypes
 import fcntl
 import hashlib
 import itertools
@@ -292,12 +293,13 @@ class Sent:
 class Client:
     """
     shelf, slot: whom it asks when a call does not say. `mac`: its address when it is not the interface's,
-    for several clients on one interface.
+    for several clients on one interface. only_mine: what comes for others is neither judged nor in its way.
     """
 
     here = {}
 
-    def __init__(self, shelf=1, slot=0, *, mac=None, interface=CLIENT_SIDE, server=SERVER_SIDE, timeout_s=TIMEOUT_S):
+    def __init__(self, shelf=1, slot=0, *, mac=None, interface=CLIENT_SIDE, server=SERVER_SIDE, timeout_s=TIMEOUT_S,
+                 only_mine=False):
         self.shelf, self.slot, self.timeout_s = shelf, slot, timeout_s
         self.server_mac = mac_of(server)
         self.mac = mac or mac_of(interface)
@@ -312,10 +314,21 @@ class Client:
                 break
             except PermissionError:
                 continue
+        if only_mine:
+            self._filter()
         self.sock.bind((interface, ETHERTYPE))
         self.key = (interface, self.mac)
         assert self.key not in Client.here, "two clients with one address"
         Client.here[self.key] = self
+
+    def _filter(self):
+        """Frames to it and to everybody; see linux/filter.h."""
+        load_4, load_2, equal, end = 0x20, 0x28, 0x15, 0x06
+        mine = struct.unpack(">IH", self.mac)
+        code = [(load_4, 0, 0, 0), (equal, 0, 2, mine[0]), (load_2, 0, 0, 4), (equal, 3, 4, mine[1]),
+                (equal, 0, 3, 0xFFFFFFFF), (load_2, 0, 0, 4), (equal, 0, 1, 0xFFFF), (end, 0, 0, 0xFFFFFFFF), (end, 0, 0, 0)]
+        raw = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *c) for c in code))
+        self.sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", len(code), ctypes.addressof(raw)))
 
     def close(self):
         self.sock.close()
