@@ -2,6 +2,7 @@
  * The server: its ports and exports, built before the loops run, and taken apart afterwards.
  */
 #include "aoe/impl.h"
+#include "aoe/late.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -226,6 +227,7 @@ static void disk_free(struct aoe_disk *disk)
 {
 	loop_share_close(disk->share);
 	aoe_lists_free(disk);
+	aoe_late_destroy(disk->late);
 	free(disk);
 }
 
@@ -243,7 +245,9 @@ static int disk_create(struct aoe_disk **out, struct aoe *aoe, struct unit *unit
 	list_init(&disk->flights);
 	list_init(&disk->gathers);
 	disk->share = loop_share_create(aoe->loop);
-	err = disk->share != NULL ? unit_make_nexus_id(&disk->attach.nexus_id) : -ENOMEM;
+	disk->late = aoe_late_create();
+	err = disk->share != NULL && disk->late != NULL ? unit_make_nexus_id(&disk->attach.nexus_id)
+							: -ENOMEM;
 	if (err == 0)
 		err = aoe_string_load(disk);
 	if (err == 0)

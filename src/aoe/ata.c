@@ -10,6 +10,7 @@
  * a matter of time is not answered, and the client asks again.
  */
 #include "aoe/ata.h"
+#include "aoe/late.h"
 
 #include <string.h>
 
@@ -550,6 +551,46 @@ static const struct ata_command commands[] = {
 	{0xf8, 0, run_max_address},                                   /* READ NATIVE MAX ADDRESS */
 };
 
+static struct ata_range written_by(const struct ata_command *cmd, const uint8_t *frame,
+				   uint32_t len)
+{
+	const struct aoe_ata *r = ata_registers_of(frame);
+	const uint64_t from = lba_of(r, (cmd->flags & ATA_EXT) != 0) * AOE_SECTOR;
+
+	if ((cmd->flags & ATA_WRITES) == 0)
+		return (struct ata_range){0};
+	if (cmd->run == ata_run_trim)
+		return ata_trim_span(frame, len);
+	return (struct ata_range){.from = from, .to = from + r->count * (uint64_t)AOE_SECTOR};
+}
+
+/* A write that the network held back until after a newer one: its client has no use for it. */
+static bool is_late(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
+		    uint32_t len)
+{
+	const struct ata_range written = written_by(cmd, frame, len);
+	const struct aoe_late_request request = {.head = (const void *)frame,
+						 .lba = written.from / AOE_SECTOR,
+						 .nwritten =
+							 (written.to - written.from) / AOE_SECTOR,
+						 .identifies = cmd->opcode == ATA_IDENTIFY};
+	struct aoe_disk *disk = place->disk;
+	const uint64_t now_ms = loop_now_ns(disk->aoe->loop) / 1000000;
+	char mac[2 * AOE_MAC_LEN + 1];
+	uint64_t n;
+
+	if (!aoe_late_is(disk->late, &request, now_ms))
+		return false;
+	n = aoe_late_to_say(disk->late, now_ms);
+	str_hex(mac, request.head->from, AOE_MAC_LEN);
+	if (n != 0)
+		log_event(disk->aoe->log, LOG_WARN, "aoe-late-writes",
+			  F_STR("serial", unit_identity(disk->unit)->serial), F_U64("dropped", n),
+			  F_STR("last_from", mac), F_U64("last_lba", request.lba),
+			  F_U64("last_sectors", request.nwritten));
+	return true;
+}
+
 void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len)
 {
 	if (len < AOE_ATA_HEAD) {
@@ -564,7 +605,8 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
 		if (commands[i].opcode != ata_registers_of(frame)->command)
 			continue;
-		commands[i].run(place, &commands[i], frame, len);
+		if (!is_late(place, &commands[i], frame, len))
+			commands[i].run(place, &commands[i], frame, len);
 		return;
 	}
 	ata_refuse_request(place, frame, ATA_ABRT);

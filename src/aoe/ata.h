@@ -24,6 +24,10 @@ struct ata_command {
 	void (*prepare)(struct aoe_task *t, const struct ata_command *cmd);
 };
 
+struct ata_range {
+	uint64_t from, to; /* bytes; alike: it is none */
+};
+
 static inline struct aoe_ata *ata_registers(struct aoe_task *t)
 {
 	return (struct aoe_ata *)(void *)(aoe_task_head(t) + 1);
@@ -62,6 +66,8 @@ void ata_io_ended(struct aoe_task *t);
 void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		  uint32_t len);
 void ata_prepare_trim(struct aoe_task *t, const struct ata_command *cmd);
+/* From the first sector of all ranges in a frame, which has a whole head, to the last one. */
+struct ata_range ata_trim_span(const uint8_t *frame, uint32_t len);
 void ata_run_smart(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		   uint32_t len);
 void ata_run_read_log(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,

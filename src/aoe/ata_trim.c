@@ -19,19 +19,15 @@
 /* Bytes a step, which ends at a multiple of them: so on a granule. */
 #define STEP_BYTES (32 * MiB)
 
-struct range {
-	uint64_t from, to; /* bytes; alike: it is none */
-};
-
-static struct range range_at(const uint8_t *list, unsigned i)
+static struct ata_range range_at(const uint8_t *list, unsigned i)
 {
 	const uint64_t v = load_le64(list + (size_t)i * RANGE_BYTES);
 	const uint64_t lba = v & ATA_LBA48_MAX;
 
-	return (struct range){.from = lba * AOE_SECTOR, .to = (lba + (v >> 48)) * AOE_SECTOR};
+	return (struct ata_range){.from = lba * AOE_SECTOR, .to = (lba + (v >> 48)) * AOE_SECTOR};
 }
 
-static bool is_empty(struct range r)
+static bool is_empty(struct ata_range r)
 {
 	return r.from == r.to;
 }
@@ -42,12 +38,12 @@ static unsigned ranges(const struct aoe_task *t)
 }
 
 /* The next one, with those that go on where it ends. */
-static struct range take_range(struct aoe_task *t)
+static struct ata_range take_range(struct aoe_task *t)
 {
-	struct range all = range_at(t->iov.iov_base, t->next_range++);
+	struct ata_range all = range_at(t->iov.iov_base, t->next_range++);
 
 	while (t->next_range < ranges(t)) {
-		const struct range r = range_at(t->iov.iov_base, t->next_range);
+		const struct ata_range r = range_at(t->iov.iov_base, t->next_range);
 
 		if (!is_empty(r) && r.from != all.to)
 			break;
@@ -65,7 +61,7 @@ static bool step(struct aoe_task *t)
 	uint64_t at = io->off + io->len;
 
 	while (t->left == 0 && t->next_range < ranges(t)) {
-		const struct range r = take_range(t);
+		const struct ata_range r = take_range(t);
 
 		at = r.from;
 		t->left = r.to - r.from;
@@ -100,25 +96,32 @@ static void trimmed(struct unit_io *uio)
 		ata_io_ended(t);
 }
 
-/* From the first sector of all to the last one. */
-static struct range span_of(const struct aoe_task *t)
+static struct ata_range span_of(const uint8_t *list, unsigned n)
 {
-	struct range all = {.from = UINT64_MAX, .to = 0};
+	struct ata_range all = {.from = UINT64_MAX, .to = 0};
 
-	for (unsigned i = 0; i < ranges(t); i++) {
-		const struct range r = range_at(t->iov.iov_base, i);
+	for (unsigned i = 0; i < n; i++) {
+		const struct ata_range r = range_at(list, i);
 
 		if (is_empty(r))
 			continue;
 		all.from = min_u64(all.from, r.from);
 		all.to = max_u64(all.to, r.to);
 	}
-	return all;
+	return all.to != 0 ? all : (struct ata_range){0};
+}
+
+struct ata_range ata_trim_span(const uint8_t *frame, uint32_t len)
+{
+	const uint32_t said = ata_registers_of(frame)->count * (uint32_t)AOE_SECTOR;
+	const uint64_t bytes = min_u64(said, len - AOE_ATA_HEAD);
+
+	return span_of(frame + AOE_ATA_HEAD, low_u32(bytes / RANGE_BYTES));
 }
 
 void ata_prepare_trim(struct aoe_task *t, const struct ata_command *cmd)
 {
-	const struct range all = span_of(t);
+	const struct ata_range all = span_of(t->iov.iov_base, ranges(t));
 
 	ata_prepare_io(t, cmd, IO_DISCARD);
 	t->uio.io.len = 0;
@@ -135,7 +138,7 @@ static uint64_t first_outside(const struct aoe_task *t)
 	const uint64_t size = aoe_disk_sectors(t->place->disk) * AOE_SECTOR;
 
 	for (unsigned i = 0; i < ranges(t); i++) {
-		const struct range r = range_at(t->iov.iov_base, i);
+		const struct ata_range r = range_at(t->iov.iov_base, i);
 
 		if (!is_empty(r) && r.to > size)
 			return max_u64(r.from, size) / AOE_SECTOR;

@@ -27,6 +27,7 @@
 #define AOE_KEPT_MAX 1504 /* bytes of what is kept with the disk by one name */
 
 struct ata_command;
+struct aoe_late;
 
 /* ---- Disks and places ---- */
 
@@ -62,6 +63,7 @@ struct aoe_disk {
 	unsigned nwaiting;          /* of them, those that wait for earlier ones */
 	struct aoe_task *gathering; /* its I/O begins at the end of this turn; or NULL */
 	struct list gathers;        /* in aoe->gathering, then */
+	struct aoe_late *late;
 	struct aoe_string string;
 	bool changes_string; /* and has a task for that */
 	bool cache_off;      /* by a client, where there is one */

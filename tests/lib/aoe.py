@@ -13,6 +13,7 @@ wrong as it likes.
 """
 
 import collections
+import ctypes
 import fcntl
 import hashlib
 import itertools
@@ -341,13 +342,14 @@ class Sent:
 class Client:
     """
     shelf, slot: whom it asks when a call does not say. `mac`: its address when it is not the interface's,
-    for several clients on one interface.
+    for several clients on one interface. only_mine: what comes for others is neither judged nor in its way.
     """
 
     here = {}
     elsewhere = set()  # addresses that are nobody's here, and may be written to
 
-    def __init__(self, shelf=1, slot=0, *, mac=None, interface=CLIENT_SIDE, server=SERVER_SIDE, timeout_s=TIMEOUT_S):
+    def __init__(self, shelf=1, slot=0, *, mac=None, interface=CLIENT_SIDE, server=SERVER_SIDE, timeout_s=TIMEOUT_S,
+                 only_mine=False):
         self.shelf, self.slot, self.timeout_s = shelf, slot, timeout_s
         self.server_mac = mac_of(server)
         self.mac = mac or mac_of(interface)
@@ -362,10 +364,21 @@ class Client:
                 break
             except PermissionError:
                 continue
+        if only_mine:
+            self._filter()
         self.sock.bind((interface, ETHERTYPE))
         self.key = (interface, self.mac)
         assert self.key not in Client.here, "two clients with one address"
         Client.here[self.key] = self
+
+    def _filter(self):
+        """Frames to it and to everybody; see linux/filter.h."""
+        load_4, load_2, equal, end = 0x20, 0x28, 0x15, 0x06
+        mine = struct.unpack(">IH", self.mac)
+        code = [(load_4, 0, 0, 0), (equal, 0, 2, mine[0]), (load_2, 0, 0, 4), (equal, 3, 4, mine[1]),
+                (equal, 0, 3, 0xFFFFFFFF), (load_2, 0, 0, 4), (equal, 0, 1, 0xFFFF), (end, 0, 0, 0xFFFFFFFF), (end, 0, 0, 0)]
+        raw = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *c) for c in code))
+        self.sock.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", len(code), ctypes.addressof(raw)))
 
     def close(self):
         self.sock.close()
@@ -631,6 +644,50 @@ class Client:
     def ping(self):
         """It is alive: it answers in the end, even when there was too much for it before."""
         return self.ask(config_frame(), tries=10)
+
+
+# ---- clients of machines
+
+
+class Counter:
+    """How a machine with Linux counts the frames that it sends to a disk: `c.new_tag = Counter().next`."""
+
+    def __init__(self, sequence=None, ticks=None, hz=250):
+        self.sequence = random.randrange(1 << 15) if sequence is None else sequence
+        self.hz = hz
+        self.booted_s = time.monotonic() - (random.randrange(1 << 16) if ticks is None else ticks) / hz
+
+    def next(self):
+        self.sequence += 1
+        return (self.sequence & 0x7FFF) << 16 | int((time.monotonic() - self.booted_s) * self.hz) & 0xFFFF
+
+
+class Paths:
+    """Clients of one machine on several interfaces, or with several addresses, for a Window: frames take turns."""
+
+    def __init__(self, clients, counter=None):
+        self.clients = list(clients)
+        self.turns = itertools.cycle(self.clients)
+        counter = counter or Counter()
+        for c in self.clients:
+            c.new_tag = counter.next
+
+    def send(self, frame, size=None, copies=1):
+        return next(self.turns).send(frame, size, copies)
+
+    def receive(self, timeout_s):
+        end = time.monotonic() + timeout_s
+        while True:
+            ready = select.select([c.sock for c in self.clients], [], [], max(0, end - time.monotonic()))[0]
+            for c in self.clients:
+                answer = c.receive(0) if c.sock in ready else None
+                if answer is not None:
+                    return answer
+            if not ready:
+                return None
+
+    def fail(self, why):
+        self.clients[0].fail(why)
 
 
 # ---- many at once
