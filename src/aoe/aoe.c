@@ -186,10 +186,11 @@ static void port_free(struct aoe_port *port)
 	free(port);
 }
 
-static int port_create(struct aoe_port **out, struct aoe *aoe, const char *interface,
+static int port_create(struct aoe_port **out, struct aoe *aoe, const char *interface, bool xdp,
 		       struct diag *d)
 {
 	const struct packet_config config = {.interface = interface,
+					     .xdp = xdp,
 					     .frame_max = AOE_FRAME_MAX,
 					     .ethertype = AOE_ETHERTYPE,
 					     .mask_at = AOE_FLAGS_AT,
@@ -211,14 +212,18 @@ static int port_create(struct aoe_port **out, struct aoe *aoe, const char *inter
 	return 0;
 }
 
-static int port_get(struct aoe_port **out, struct aoe *aoe, const char *interface, struct diag *d)
+static int port_get(struct aoe_port **out, struct aoe *aoe, const struct aoe_export *e,
+		    struct diag *d)
 {
 	list_for_each (pos, &aoe->ports) {
 		*out = list_entry(pos, struct aoe_port, link);
-		if (strcmp((*out)->packet.interface, interface) == 0)
+		if (strcmp((*out)->packet.interface, e->interface) != 0)
+			continue;
+		if (((*out)->packet.xdp != NULL) == e->xdp)
 			return 0;
+		return diag_set(d, -EINVAL, "%s is used with xdp=on and without", e->interface);
 	}
-	return port_create(out, aoe, interface, d);
+	return port_create(out, aoe, e->interface, e->xdp, d);
 }
 
 /* ---- Disks ---- */
@@ -364,7 +369,7 @@ int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export,
 	CHECK(!aoe->started);
 	err = check_export(unit, export, d);
 	if (err == 0)
-		err = port_get(&port, aoe, export->interface, d);
+		err = port_get(&port, aoe, export, d);
 	if (err != 0)
 		return err;
 	err = check_taken(aoe, port, unit, export, d);

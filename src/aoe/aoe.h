@@ -28,8 +28,7 @@ struct aoe_export {
 	uint16_t shelf; /* 0 to 65534, but 4095, which Linux takes for all of them */
 	uint8_t slot;   /* 0 to 254 */
 	bool writeback; /* a write may be answered before it is durable */
-	/* Short frames of the interface come and go by AF_XDP. One that wants it has it for all there. */
-	bool xdp;
+	bool xdp; /* short frames come and go by AF_XDP; alike for all exports of an interface */
 	/* How many requests a client may have under way, as it is told; up to AOE_BUFFERS_MAX, 0: 64. */
 	uint16_t buffers;
 	/* Who is answered, of those on the disk's mask list; none: everybody. Who may set what is kept with the

@@ -1,5 +1,5 @@
 /*
- * Disks over Ethernet: --aoe IF:SHELF.SLOT[,cache=writeback][,buffers=N][,mac=MAC]...[,admin=MAC]...
+ * Disks over Ethernet: --aoe IF:SHELF.SLOT[,cache=writeback][,buffers=N][,xdp=on][,mac=MAC]...[,admin=MAC]...
  *
  * Each --aoe is a place for all disks of the command line, the first one at SLOT, the next one at the
  * slot behind that, and so on.
@@ -10,9 +10,10 @@
 #include "daemon/daemon.h"
 
 static const char *const caches[] = {"writethrough", "writeback", NULL};
+static const char *const switches[] = {"off", "on", NULL};
 
 struct place_options {
-	unsigned cache;
+	unsigned cache, xdp;
 	uint64_t buffers;
 	struct opt_strings allowed, admins;
 };
@@ -30,6 +31,12 @@ static const struct opt place_opts[] = {
 		.offset = offsetof(struct place_options, buffers),
 		.min = 1,
 		.max = AOE_BUFFERS_MAX,
+	},
+	{
+		.name = "xdp",
+		.kind = OPT_CHOICE,
+		.offset = offsetof(struct place_options, xdp),
+		.choices = switches,
 	},
 	{
 		.name = "mac",
@@ -119,6 +126,7 @@ static int place_load(struct aoe_place *p, const char *text, struct diag *d)
 		err = parse_macs(&p->export.admins, &o.admins, d);
 	p->export.writeback = o.cache == 1;
 	p->export.buffers = low_u16(o.buffers);
+	p->export.xdp = o.xdp == 1;
 	opt_fini(place_opts, &o);
 	return err;
 }

@@ -300,19 +300,26 @@ int xdp_open(struct xdp **out, struct packet *p, int index, const struct packet_
 	return 0;
 }
 
+static void close_if_open(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
 void xdp_close(struct xdp *x)
 {
-	struct ring *rings[] = {&x->fill, &x->rx, &x->tx, &x->done};
-
 	if (x == NULL)
 		return;
 	if (x->fd >= 0)
 		loop_unwatch(x->packet->loop, x->fd, &x->source);
-	for (unsigned i = 0; i < ARRAY_LEN(rings); i++)
-		ring_close(rings[i]);
-	for (int *fd = (int[]){x->link, x->program, x->xsks, x->fd, -2}; *fd != -2; fd++)
-		if (*fd >= 0)
-			close(*fd);
+	close_if_open(x->link);
+	close_if_open(x->program);
+	close_if_open(x->xsks);
+	close_if_open(x->fd);
+	ring_close(&x->fill);
+	ring_close(&x->rx);
+	ring_close(&x->tx);
+	ring_close(&x->done);
 	if (x->chunks != NULL)
 		munmap(x->chunks, CHUNKS * CHUNK);
 	free(x);
