@@ -286,6 +286,7 @@ struct packet {
 	/* STREAM_IN: there may be frames; STREAM_OUT: there is room again. Set before it is opened. */
 	void (*ready)(struct packet *p, unsigned events);
 	uint8_t mac[PACKET_MAC_LEN]; /* the interface's, when it was opened */
+	int index;                   /* the interface's: one that is made anew has another */
 	char interface[16];
 	/* private */
 	struct loop *loop; /* NULL: never opened */
@@ -297,8 +298,8 @@ struct packet {
 struct packet_config {
 	const char *interface;
 	uint16_t ethertype;
-	/* Frames with one of these bits in this byte are not delivered. */
-	uint8_t mask_at, mask_bits;
+	/* Frames are delivered whose byte at mask_at has this value in these bits. */
+	uint8_t mask_at, mask_bits, mask_value;
 };
 
 /* `data` begins with the destination's address. */
@@ -310,15 +311,47 @@ struct packet_frame {
 /* Before the loop runs, or on it; nothing is wanted yet. 0 or -errno: -ENODEV, -EPERM, -EPROTONOSUPPORT: no Ethernet. */
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config);
 void packet_close(struct packet *p); /* fine when closed; `ready` is not called again */
+static inline bool packet_is_open(const struct packet *p)
+{
+	return p->loop != NULL && p->fd >= 0;
+}
+/* -ENETDOWN: it is closed. */
 int packet_want(struct packet *p, unsigned wanted);
 /* As it is now, or -errno: -ENODEV when the interface is gone. */
 int packet_mtu(const struct packet *p);
 /* How many came, at most PACKET_BATCH, or -errno: -EAGAIN, or -ENETDOWN once when the interface goes
- * down. One that is for another machine, or too long for its room, has `len` 0. */
+ * down. One that is for another machine or interface, or too long for its room, has `len` 0. */
 int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n);
 /* How many left, from the first one on, at most PACKET_BATCH, or -errno of the first one: -EAGAIN,
- * -ENOBUFS, -ENETDOWN, -EMSGSIZE. */
+ * -ENOBUFS, -ENETDOWN (also: it is closed), -EMSGSIZE. */
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n);
+
+/* ---- Network interfaces: how they are, and when that changes --------------------------------- */
+
+/* Embedded in its owner, on one loop. */
+struct link_watch {
+	/* Something has changed, or may have: look. Both are set before it is opened. */
+	void (*changed)(struct link_watch *w);
+	/* This interface was down, and may be up again; `changed` comes next. */
+	void (*down)(struct link_watch *w, int index);
+	/* private */
+	struct loop *loop; /* NULL: never opened */
+	int fd;
+	struct loop_source source;
+};
+
+struct link_facts {
+	int index;
+	unsigned mtu;
+	bool up; /* frames pass: it is up, and so is its carrier */
+	uint8_t mac[PACKET_MAC_LEN];
+};
+
+/* Before the loop runs, or on it. 0 or -errno. */
+int link_watch_open(struct link_watch *w, struct loop *loop);
+void link_watch_close(struct link_watch *w); /* fine when closed */
+/* By a watch that is open. 0 or -errno: -ENODEV, -EPROTONOSUPPORT: no Ethernet. */
+int link_look(const struct link_watch *w, const char *name, struct link_facts *out);
 
 /* ---- Work that may block: on worker threads -------------------------------------------------- */
 

@@ -38,12 +38,13 @@ static void packet_source_ready(struct loop_source *src, uint32_t epoll_events)
 
 /* ---- Life ---- */
 
-/* Only frames whose byte at `mask_at` has none of `mask_bits`: what nobody wants is not copied. */
+/* What nobody wants is not copied. */
 static int attach_filter(int fd, const struct packet_config *config)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, config->mask_at),
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, config->mask_bits, 0, 1),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, config->mask_bits),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, config->mask_value, 1, 0),
 		BPF_STMT(BPF_RET | BPF_K, 0),
 		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
 	};
@@ -62,14 +63,6 @@ static void grow_buffers(int fd)
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
-static int ask_interface(int fd, const char *name, unsigned long what, struct ifreq *r)
-{
-	*r = (struct ifreq){0};
-	if (!str_copy(r->ifr_name, sizeof(r->ifr_name), name))
-		return -ENODEV;
-	return ioctl(fd, what, r) == 0 ? 0 : -errno;
-}
-
 static int bind_to(int fd, int index, uint16_t ethertype)
 {
 	const struct sockaddr_ll addr = {
@@ -82,14 +75,15 @@ static int bind_to(int fd, int index, uint16_t ethertype)
 static int set_up(struct packet *p, int fd, const struct packet_config *config)
 {
 	struct ifreq r;
-	int err = ask_interface(fd, config->interface, SIOCGIFHWADDR, &r);
+	int err = interface_ask(fd, config->interface, SIOCGIFHWADDR, &r);
 
 	if (err != 0)
 		return err;
 	if (r.ifr_hwaddr.sa_family != ARPHRD_ETHER && r.ifr_hwaddr.sa_family != ARPHRD_LOOPBACK)
 		return -EPROTONOSUPPORT;
 	memcpy(p->mac, r.ifr_hwaddr.sa_data, sizeof(p->mac));
-	err = ask_interface(fd, config->interface, SIOCGIFINDEX, &r);
+	err = interface_ask(fd, config->interface, SIOCGIFINDEX, &r);
+	p->index = r.ifr_ifindex;
 	if (err == 0)
 		err = attach_filter(fd, config);
 	if (err != 0)
@@ -134,6 +128,8 @@ int packet_want(struct packet *p, unsigned wanted)
 {
 	int err;
 
+	if (p->fd < 0)
+		return -ENETDOWN;
 	if (p->wanted == wanted)
 		return 0;
 	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted));
@@ -145,18 +141,20 @@ int packet_want(struct packet *p, unsigned wanted)
 int packet_mtu(const struct packet *p)
 {
 	struct ifreq r;
-	int err = ask_interface(p->fd, p->interface, SIOCGIFMTU, &r);
+	int err = interface_ask(p->fd, p->interface, SIOCGIFMTU, &r);
 
 	return err == 0 ? r.ifr_mtu : err;
 }
 
 /* ---- Frames ---- */
 
-/* Of a frame that is not for this machine, or that this machine sent, nothing is left. */
-static void take(struct packet_frame *f, const struct mmsghdr *m)
+/* Of a frame that is not for this machine, or that this machine sent, nothing is left; nor of one that
+ * came by this interface to another one on top of it, as a VLAN's: the kernel shows it to both. */
+static void take(const struct packet *p, struct packet_frame *f, const struct mmsghdr *m)
 {
 	const struct sockaddr_ll *from = m->msg_hdr.msg_name;
-	const bool ours = from->sll_pkttype == PACKET_HOST || from->sll_pkttype == PACKET_BROADCAST;
+	const bool ours = from->sll_ifindex == p->index && (from->sll_pkttype == PACKET_HOST ||
+							    from->sll_pkttype == PACKET_BROADCAST);
 
 	f->len = ours && (m->msg_hdr.msg_flags & MSG_TRUNC) == 0 ? m->msg_len : 0;
 }
@@ -182,7 +180,7 @@ int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n)
 	if (got < 0)
 		return -errno;
 	for (int i = 0; i < got; i++)
-		take(&frames[i], &msgs[i]);
+		take(p, &frames[i], &msgs[i]);
 	return got;
 }
 
@@ -192,6 +190,8 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	struct iovec iov[PACKET_BATCH];
 	int sent;
 
+	if (p->fd < 0)
+		return -ENETDOWN;
 	n = n < PACKET_BATCH ? n : PACKET_BATCH;
 	for (unsigned i = 0; i < n; i++) {
 		iov[i] = (struct iovec){.iov_base = frames[i].data, .iov_len = frames[i].len};
