@@ -21,6 +21,13 @@ int aoe_mac_parse(uint8_t out[PACKET_MAC_LEN], const char *text)
 	return *text == '\0' ? 0 : -EINVAL;
 }
 
+const char *aoe_mac_text(char out[AOE_MAC_TEXT], const uint8_t mac[AOE_MAC_LEN])
+{
+	str_format(out, AOE_MAC_TEXT, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+		   mac[3], mac[4], mac[5]);
+	return out;
+}
+
 /* ---- Start and stop ---- */
 
 void aoe_disk_announce(struct aoe_disk *disk)
@@ -80,6 +87,7 @@ static void start(struct loop_msg *msg)
 		aoe->nattaching++;
 		unit_attach(disk->unit, &disk->attach);
 	}
+	aoe_links_start(aoe);
 }
 
 static bool is_idle(const struct aoe *aoe)
@@ -115,6 +123,7 @@ static void stop(struct loop_msg *msg)
 	struct aoe *aoe = container_of(msg, struct aoe, stop);
 
 	aoe->stopping = true;
+	aoe_links_stop(aoe);
 	list_for_each (pos, &aoe->ports)
 		aoe_port_flush(list_entry(pos, struct aoe_port, link));
 	aoe_settle(aoe);
@@ -143,14 +152,20 @@ void aoe_stop(struct aoe *aoe, void (*stopped)(void *arg), void *arg)
 int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log)
 {
 	struct aoe *aoe = calloc(1, sizeof(*aoe));
+	uint64_t number;
+	int err = aoe != NULL ? unit_make_nexus_id(&number) : -ENOMEM;
 
-	if (aoe == NULL)
-		return -ENOMEM;
+	if (err != 0) {
+		free(aoe);
+		return err;
+	}
 	*aoe = (struct aoe){
 		.set = set,
 		/* Not the one that accepts connections, if there is another. */
 		.loop = loop_set_at(set, loop_set_count(set) - 1),
 		.log = log,
+		.number = number,
+		.dice = number,
 		.start = {.run = start},
 		.stop = {.run = stop},
 		.stopped = {.run = tell_stopped},
@@ -168,6 +183,7 @@ static int about_interface(int err, const char *name, struct diag *d)
 	diag_set(d, err, "cannot serve ATA over Ethernet on %s: %s", name,
 		 err == -ENODEV            ? "there is no such interface"
 		 : err == -EPROTONOSUPPORT ? "it is no Ethernet"
+		 : err == -EEXIST          ? "it is served by another name"
 					   : strerror(-err));
 	if (err == -EPERM)
 		diag_fix(d, "run it as root, or give it the right alone: setcap cap_net_raw+ep "
@@ -180,6 +196,7 @@ static int about_interface(int err, const char *name, struct diag *d)
 static void port_free(struct aoe_port *port)
 {
 	packet_close(&port->packet);
+	packet_close(&port->probe.packet);
 	free(port->rooms);
 	free(port);
 }
@@ -187,10 +204,6 @@ static void port_free(struct aoe_port *port)
 static int port_create(struct aoe_port **out, struct aoe *aoe, const char *interface,
 		       struct diag *d)
 {
-	const struct packet_config config = {.interface = interface,
-					     .ethertype = AOE_ETHERTYPE,
-					     .mask_at = AOE_FLAGS_AT,
-					     .mask_bits = AOE_RESPONSE};
 	struct aoe_port *port = calloc(1, sizeof(*port));
 	int err;
 
@@ -199,7 +212,7 @@ static int port_create(struct aoe_port **out, struct aoe *aoe, const char *inter
 	port->aoe = aoe;
 	aoe_port_init(port);
 	port->rooms = malloc(AOE_ROOM * AOE_RX_BATCH);
-	err = port->rooms == NULL ? -ENOMEM : packet_open(&port->packet, aoe->loop, &config);
+	err = port->rooms == NULL ? -ENOMEM : aoe_link_init(port, interface);
 	if (err != 0) {
 		port_free(port);
 		return about_interface(err, interface, d);
@@ -368,6 +381,7 @@ void aoe_destroy(struct aoe *aoe)
 
 	if (aoe == NULL)
 		return;
+	link_watch_close(&aoe->links);
 	while ((pos = list_pop_front(&aoe->ports)) != NULL) {
 		struct aoe_port *port = list_entry(pos, struct aoe_port, link);
 

@@ -26,7 +26,7 @@ static void answer(struct aoe_task *t, uint8_t command)
 	*q = (struct aoe_query){
 		.buffers = be16_of(AOE_BUFFERS),
 		.firmware = be16_of(FIRMWARE),
-		.sectors = low_u8(aoe_port_look(t->place->port)),
+		.sectors = low_u8(t->place->port->sectors),
 		.command = low_u8(AOE_VERSION << 4 | command),
 		.len = be16_of(string->len),
 	};
@@ -61,6 +61,8 @@ void aoe_announce(struct aoe_place *place)
 	static const uint8_t everybody[AOE_MAC_LEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 	const struct aoe_macs *allowed = &place->export.allowed;
 
+	if (!place->served || !place->disk->attached)
+		return;
 	if (allowed->n == 0)
 		announce_to(place, everybody);
 	for (size_t i = 0; i < allowed->n; i++)

@@ -317,8 +317,6 @@ static inline bool packet_is_open(const struct packet *p)
 }
 /* -ENETDOWN: it is closed. */
 int packet_want(struct packet *p, unsigned wanted);
-/* As it is now, or -errno: -ENODEV when the interface is gone. */
-int packet_mtu(const struct packet *p);
 /* How many came, at most PACKET_BATCH, or -errno: -EAGAIN, or -ENETDOWN once when the interface goes
  * down. One that is for another machine or interface, or too long for its room, has `len` 0. */
 int packet_recv(struct packet *p, struct packet_frame *frames, unsigned n);

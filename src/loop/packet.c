@@ -138,14 +138,6 @@ int packet_want(struct packet *p, unsigned wanted)
 	return err;
 }
 
-int packet_mtu(const struct packet *p)
-{
-	struct ifreq r;
-	int err = interface_ask(p->fd, p->interface, SIOCGIFMTU, &r);
-
-	return err == 0 ? r.ifr_mtu : err;
-}
-
 /* ---- Frames ---- */
 
 /* Of a frame that is not for this machine, or that this machine sent, nothing is left; nor of one that
