@@ -153,6 +153,7 @@ struct aoe_port {
 	unsigned downs; /* how often it went */
 	struct aoe_told told;
 	bool tell_all; /* announce its places, with the rest */
+	int why;       /* it is tried again: -errno, as was logged */
 	uint64_t told_ns, asked_ns;
 	struct loop_timer tell_timer, again_timer;
 	struct aoe_probe probe;

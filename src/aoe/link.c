@@ -130,10 +130,15 @@ static void tell_soon(struct aoe_port *port)
 
 /* ---- The places of a port ---- */
 
-static void again_later(struct aoe_port *port)
+/* err: why nothing is served until then, or 0: others have some of its places. */
+static void again_later(struct aoe_port *port, int err)
 {
 	struct aoe *aoe = port->aoe;
 
+	if (err != 0 && err != port->why)
+		log_event(aoe->log, LOG_ERROR, "aoe-not-served",
+			  F_STR("interface", port->packet.interface), F_ERRNO("why", err));
+	port->why = err;
 	/* Two that met do not meet again and again. */
 	aoe->dice = aoe->dice * UINT64_C(6364136223846793005) + 1442695040888963407;
 	(void)loop_timer_start(&port->again_timer, AGAIN_NS + (aoe->dice >> 32) % AGAIN_MORE_NS);
@@ -174,8 +179,9 @@ static void asked(struct aoe_port *port, int err)
 		port->tell_all = port->tell_all || place->served;
 		again = again || place->taken;
 	}
+	port->why = again ? port->why : 0;
 	if (again)
-		again_later(port);
+		again_later(port, err);
 	tell_soon(port);
 }
 
@@ -258,7 +264,7 @@ static void reopen(struct aoe_port *port)
 	if (err == 0)
 		aoe_port_update(port);
 	else if (err != -ENODEV)
-		again_later(port);
+		again_later(port, err);
 }
 
 static void use(struct aoe_port *port, const struct link_facts *facts)
@@ -277,14 +283,21 @@ static void use(struct aoe_port *port, const struct link_facts *facts)
 		ask(port);
 }
 
+static int look(struct aoe_port *port, struct link_facts *facts)
+{
+	int err = link_look(&port->aoe->links, port->packet.interface, facts);
+
+	if (packet_is_open(&port->packet) && (err != 0 || facts->index != port->packet.index))
+		close_it(port);
+	return err;
+}
+
 static void follow(struct aoe_port *port)
 {
 	struct link_facts facts;
 	struct aoe_told now;
-	int err = link_look(&port->aoe->links, port->packet.interface, &facts);
+	int err = look(port, &facts);
 
-	if (packet_is_open(&port->packet) && (err != 0 || facts.index != port->packet.index))
-		close_it(port);
 	if (err == 0 && !packet_is_open(&port->packet))
 		reopen(port);
 	if (err == 0 && packet_is_open(&port->packet))
@@ -305,9 +318,13 @@ static void again(struct loop_timer *timer)
 static void links_changed(struct link_watch *w)
 {
 	struct aoe *aoe = container_of(w, struct aoe, links);
+	struct link_facts facts;
 
 	if (!aoe->started || aoe->stopping)
 		return;
+	/* Two may have changed names: first all let go. */
+	list_for_each (pos, &aoe->ports)
+		(void)look(list_entry(pos, struct aoe_port, link), &facts);
 	list_for_each (pos, &aoe->ports)
 		follow(list_entry(pos, struct aoe_port, link));
 }

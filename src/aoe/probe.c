@@ -84,10 +84,12 @@ static void ask(struct aoe_port *port)
 
 static bool is_ours(const struct aoe *aoe, const uint8_t mac[AOE_MAC_LEN])
 {
-	list_for_each (pos, &aoe->ports)
-		if (memcmp(list_entry(pos, struct aoe_port, link)->packet.mac, mac, AOE_MAC_LEN) ==
-		    0)
+	list_for_each (pos, &aoe->ports) {
+		const struct packet *p = &list_entry(pos, struct aoe_port, link)->packet;
+
+		if (packet_is_open(p) && memcmp(p->mac, mac, AOE_MAC_LEN) == 0)
 			return true;
+	}
 	return false;
 }
 

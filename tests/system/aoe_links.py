@@ -325,6 +325,17 @@ def test_a_stop_without_an_interface():
         s.stop()
 
 
+def test_a_stop_while_it_asks():
+    with segment():
+        for delay in (0, 0.05, 0.2, 0.35):
+            with serving("ram:1M") as s:
+                down("srv0")
+                says(s, "aoe-link-down")
+                up("srv0")
+                time.sleep(delay)
+                s.stop()
+
+
 def test_an_interface_that_is_full_goes():
     """What waits for room does not wait for ever: the next one of that name is served at once."""
     need_tool("tc")
@@ -384,6 +395,18 @@ def test_names():
         assert done.returncode == 0
         heard(c, 1, since)
         assert c.read(0, 2) == pattern(1, 0, 2)
+
+
+def test_two_interfaces_change_names():
+    with segment(), serving("ram:1M", args=["--aoe", "srv1:2.0"]) as s:
+        first, second = aoe.mac_of("srv0"), aoe.mac_of("srv1")
+        for one, two in ((second, first), (first, second)):
+            done = subprocess.run(["ip", "-batch", "-"], input="link set srv0 down\nlink set srv1 down\nlink set srv0 name away\n"
+                                  "link set srv1 name srv0\nlink set away name srv1\nlink set srv0 up\nlink set srv1 up\n",
+                                  text=True, check=False)
+            assert done.returncode == 0
+            wait_until(lambda: answers_by_mac() == [one] and answers_by_mac(shelf=2) == [two], 10, "the other interfaces")
+        assert s.running()
 
 
 def test_other_names_of_an_interface():
