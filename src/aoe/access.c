@@ -124,8 +124,7 @@ static struct aoe_task *task_create(struct aoe_place *place, const uint8_t *fram
 /* How many of them an answer has room for, where the frame came from. */
 static uint32_t room_for(const struct aoe_place *place, enum aoe_list which)
 {
-	const int mtu = packet_mtu(&place->port->packet);
-	const int room = mtu + (FRAME_MAX - 1500) - (int)formats[which].head;
+	const int room = (int)place->port->mtu + (FRAME_MAX - 1500) - (int)formats[which].head;
 
 	return room < 0 ? 0 : (uint32_t)room / formats[which].each;
 }

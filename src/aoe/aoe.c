@@ -22,6 +22,13 @@ int aoe_mac_parse(uint8_t out[PACKET_MAC_LEN], const char *text)
 	return *text == '\0' ? 0 : -EINVAL;
 }
 
+const char *aoe_mac_text(char out[AOE_MAC_TEXT], const uint8_t mac[AOE_MAC_LEN])
+{
+	str_format(out, AOE_MAC_TEXT, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+		   mac[3], mac[4], mac[5]);
+	return out;
+}
+
 /* ---- Start and stop ---- */
 
 void aoe_disk_announce(struct aoe_disk *disk)
@@ -82,6 +89,7 @@ static void start(struct loop_msg *msg)
 		aoe->nattaching++;
 		unit_attach(disk->unit, &disk->attach);
 	}
+	aoe_links_start(aoe);
 }
 
 static bool is_idle(const struct aoe *aoe)
@@ -117,6 +125,7 @@ static void stop(struct loop_msg *msg)
 	struct aoe *aoe = container_of(msg, struct aoe, stop);
 
 	aoe->stopping = true;
+	aoe_links_stop(aoe);
 	list_for_each (pos, &aoe->ports)
 		aoe_port_flush(list_entry(pos, struct aoe_port, link));
 	aoe_settle(aoe);
@@ -145,14 +154,20 @@ void aoe_stop(struct aoe *aoe, void (*stopped)(void *arg), void *arg)
 int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log)
 {
 	struct aoe *aoe = calloc(1, sizeof(*aoe));
+	uint64_t number;
+	int err = aoe != NULL ? unit_make_nexus_id(&number) : -ENOMEM;
 
-	if (aoe == NULL)
-		return -ENOMEM;
+	if (err != 0) {
+		free(aoe);
+		return err;
+	}
 	*aoe = (struct aoe){
 		.set = set,
 		/* Not the one that accepts connections, if there is another. */
 		.loop = loop_set_at(set, loop_set_count(set) - 1),
 		.log = log,
+		.number = number,
+		.dice = number,
 		.start = {.run = start},
 		.stop = {.run = stop},
 		.stopped = {.run = tell_stopped},
@@ -166,13 +181,18 @@ int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log)
 
 /* ---- Ports ---- */
 
-static int about_interface(int err, const char *name, struct diag *d)
+static int about_interface(int err, const char *name, bool xdp, struct diag *d)
 {
 	diag_set(d, err, "cannot serve ATA over Ethernet on %s: %s", name,
 		 err == -ENODEV            ? "there is no such interface"
 		 : err == -EPROTONOSUPPORT ? "it is no Ethernet"
+		 : err == -EEXIST          ? "it is served by another name"
 					   : strerror(-err));
-	if (err == -EPERM)
+	if (xdp)
+		diag_fix(d, "without xdp=on it needs less: no more rights than CAP_NET_RAW, and "
+			    "nothing of "
+			    "the driver");
+	else if (err == -EPERM)
 		diag_fix(d, "run it as root, or give it the right alone: setcap cap_net_raw+ep "
 			    "$(command -v spindle)");
 	else if (err == -ENODEV)
@@ -183,18 +203,13 @@ static int about_interface(int err, const char *name, struct diag *d)
 static void port_free(struct aoe_port *port)
 {
 	packet_close(&port->packet);
+	packet_close(&port->probe.packet);
 	free(port);
 }
 
 static int port_create(struct aoe_port **out, struct aoe *aoe, const char *interface, bool xdp,
 		       struct diag *d)
 {
-	const struct packet_config config = {.interface = interface,
-					     .xdp = xdp,
-					     .frame_max = AOE_FRAME_MAX,
-					     .ethertype = AOE_ETHERTYPE,
-					     .mask_at = AOE_FLAGS_AT,
-					     .mask_bits = AOE_RESPONSE};
 	struct aoe_port *port = calloc(1, sizeof(*port));
 	int err;
 
@@ -202,10 +217,10 @@ static int port_create(struct aoe_port **out, struct aoe *aoe, const char *inter
 		return diag_set(d, -ENOMEM, "out of memory");
 	port->aoe = aoe;
 	aoe_port_init(port);
-	err = packet_open(&port->packet, aoe->loop, &config);
+	err = aoe_link_init(port, interface, xdp);
 	if (err != 0) {
 		port_free(port);
-		return about_interface(err, interface, d);
+		return about_interface(err, interface, xdp, d);
 	}
 	list_push_back(&aoe->ports, &port->link);
 	*out = port;
@@ -219,7 +234,7 @@ static int port_get(struct aoe_port **out, struct aoe *aoe, const struct aoe_exp
 		*out = list_entry(pos, struct aoe_port, link);
 		if (strcmp((*out)->packet.interface, e->interface) != 0)
 			continue;
-		if (((*out)->packet.xdp != NULL) == e->xdp)
+		if ((*out)->xdp == e->xdp)
 			return 0;
 		return diag_set(d, -EINVAL, "%s is used with xdp=on and without", e->interface);
 	}
@@ -388,6 +403,7 @@ void aoe_destroy(struct aoe *aoe)
 
 	if (aoe == NULL)
 		return;
+	link_watch_close(&aoe->links);
 	while ((pos = list_pop_front(&aoe->ports)) != NULL) {
 		struct aoe_port *port = list_entry(pos, struct aoe_port, link);
 

@@ -41,10 +41,13 @@ int aoe_mac_parse(uint8_t out[PACKET_MAC_LEN], const char *text);
 
 /* Before the loops run. */
 int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log);
-/* Opens the interface when it is the first export there; what `export` points to is copied. The unit
+/* Opens the interface, which may be down, when it is the first export there, and follows it from then on; what `export` points to is copied. The unit
  * outlives the aoe. -EINVAL (also: shelf and slot are taken there, or another disk's elsewhere), -ENODEV,
  * -EPERM and others of packet_open(), with a diag. */
 int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export, struct diag *d);
+/* Behind the last aoe_add(): asks for 0.3 s whether somebody else serves one of the places. -EADDRINUSE and
+ * others, with a diag. Without it, that is asked when the loops run. */
+int aoe_check(struct aoe *aoe, struct diag *d);
 /* Serves, as soon as the loops run, and tells everybody that the disks are there. */
 void aoe_start(struct aoe *aoe);
 /* On loop 0: no new frames; `stopped` runs on loop 0 when what came before is answered. */

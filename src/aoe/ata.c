@@ -395,7 +395,7 @@ static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 	const bool to_disk = (cmd->flags & ATA_WRITES) != 0;
 	struct aoe_task *t;
 
-	if (r->count == 0 || r->count > place->port->sectors ||
+	if (r->count == 0 || r->count > aoe_port_limit(place->port, to_disk) ||
 	    (to_disk && len < AOE_ATA_HEAD + bytes)) {
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;

@@ -260,7 +260,7 @@ bool ata_log_read(struct aoe_place *place, const uint8_t *frame, enum ata_log_ac
 
 	if (log == NULL || r->count == 0 || first + r->count > log->pages)
 		return false;
-	if (r->count > place->port->sectors) {
+	if (r->count > aoe_port_limit(place->port, false)) {
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return true;
 	}

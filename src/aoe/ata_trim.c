@@ -170,7 +170,8 @@ void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const 
 		ata_refuse_request(place, frame, ATA_ABRT);
 		return;
 	}
-	if (r->count == 0 || r->count > place->port->sectors || len < AOE_ATA_HEAD + bytes) {
+	if (r->count == 0 || r->count > aoe_port_limit(place->port, true) ||
+	    len < AOE_ATA_HEAD + bytes) {
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}

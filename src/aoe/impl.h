@@ -5,6 +5,8 @@
  * All of it lives on one loop, since what comes to one disk by several interfaces has an order. The
  * lists of ports, disks and places are built before the loops run and then only read.
  *
+ * link.c keeps the ports at their interfaces, and has probe.c ask before a place is served.
+ *
  *   frame -> port.c: whose is it? -> ata*.c, query.c or access.c: a task, and its I/O -> port.c: the answer
  */
 #ifndef SPINDLE_AOE_IMPL_H
@@ -82,7 +84,14 @@ struct aoe_place {
 	struct list link; /* in port->places */
 	struct aoe_disk *disk;
 	struct aoe_export export;
+	bool served;     /* nobody else does, as far as we know */
+	bool taken;      /* by `rival`, who was heard when it was asked for */
+	bool told_taken; /* in the log */
+	uint8_t rival[AOE_MAC_LEN];
 };
+
+#define AOE_MAC_TEXT 18
+const char *aoe_mac_text(char out[AOE_MAC_TEXT], const uint8_t mac[AOE_MAC_LEN]);
 
 uint64_t aoe_disk_sectors(const struct aoe_disk *disk);
 /* A write may be answered before it is durable. */
@@ -158,6 +167,7 @@ int aoe_smart_load(struct aoe_disk *disk);
 void aoe_identify(const struct aoe_place *place, uint8_t out[AOE_SECTOR]);
 /* query.c */
 void aoe_query_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
+/* Nothing, unless it is served. */
 void aoe_announce(struct aoe_place *place);
 /* Before the loops run. Blocking. 0 or -errno. */
 int aoe_string_load(struct aoe_disk *disk);
@@ -181,31 +191,84 @@ void aoe_lists_free(struct aoe_disk *disk);
 
 /* ---- Ports and the server ---- */
 
+/* probe.c: whether others serve the places of a port. */
+struct aoe_probe {
+	bool runs;
+	unsigned tries;
+	struct packet packet;
+	struct loop_timer timer;
+	void (*done)(struct aoe_port *port, int err);
+};
+
+/* link.c: what was told of a port. */
+struct aoe_told {
+	int index; /* 0: there is none */
+	bool up;
+	unsigned downs, sectors;
+	uint8_t mac[AOE_MAC_LEN];
+};
+
 struct aoe_port {
 	struct aoe *aoe;
-	struct list link; /* in aoe->ports */
-	struct packet packet;
+	struct list link;     /* in aoe->ports */
+	struct packet packet; /* closed while there is no such interface; `mac` is as it is now */
 	struct list places;
 	struct list out; /* answers */
 	bool flush_queued, blocked;
-	unsigned sectors; /* of one ATA command, at most, when clients were told last */
-	unsigned turn;    /* frames that may still come in this turn of the loop */
+	unsigned turn; /* frames that may still come in this turn of the loop */
 	struct loop_msg flush;
+	/* link.c */
+	bool xdp;
+	unsigned mtu;
+	unsigned fits;    /* sectors of one ATA command */
+	unsigned sectors; /* of one, as clients are told: whole blocks */
+	unsigned
+		fitted; /* before the MTU changed, which some may still go by until remembered_ns */
+	uint64_t remembered_ns;
+	bool up, was_down;
+	unsigned downs; /* how often it went */
+	struct aoe_told told;
+	bool tell_all; /* announce its places, with the rest */
+	int why;       /* it is tried again: -errno, as was logged */
+	uint64_t told_ns, asked_ns;
+	struct loop_timer tell_timer, again_timer;
+	struct aoe_probe probe;
 };
 
 void aoe_port_init(struct aoe_port *port);
 /* What is to be read from it now. */
 void aoe_port_update(struct aoe_port *port);
 void aoe_port_flush(struct aoe_port *port);
-/* Sectors of one ATA command that clients are told, by the MTU of the moment; at least 1. Good until it is
- * said anew. */
-unsigned aoe_port_look(struct aoe_port *port);
+/* What waits to be sent. */
+void aoe_port_drop(struct aoe_port *port);
 bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
+
+/* link.c: before the loops run. 0 or -errno: of packet_open(); -EEXIST: another port has it by another
+ * name. */
+int aoe_link_init(struct aoe_port *port, const char *interface, bool xdp);
+/* Sectors of one ATA command that is done: as many as fit, since a client that has learned a larger number
+ * from another target at this place still asks for what it began with; of a write that has come as many as
+ * fitted before the MTU changed, for a while. */
+unsigned aoe_port_limit(const struct aoe_port *port, bool to_disk);
+void aoe_links_start(struct aoe *aoe);
+void aoe_links_stop(struct aoe *aoe);
+/* probe.c: asks for all places that are not served; `done` is not called on an earlier stack, unless
+ * err != 0. Then `taken` says which somebody else has. */
+void aoe_probe_init(struct aoe_port *port);
+void aoe_probe_start(struct aoe_port *port, struct loop *loop,
+		     void (*done)(struct aoe_port *port, int err));
+void aoe_probe_stop(struct aoe_port *port); /* `done` does not come any more */
+
+struct aoe_check;
 
 struct aoe {
 	struct loop_set *set;
 	struct loop *loop;
 	const struct log *log;
+	struct link_watch links;
+	struct aoe_check *check;
+	uint64_t number; /* of this process among others */
+	uint64_t dice;
 	struct list ports, disks;
 	struct list gathering; /* disks that gather a run */
 	struct loop_msg start, stop, stopped;

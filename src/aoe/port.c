@@ -179,7 +179,7 @@ static void place_frame(struct aoe_place *place, const uint8_t *frame, uint32_t 
 {
 	const struct aoe_head *h = (const void *)frame;
 
-	if (!place->disk->attached || !aoe_is_answered(place, h))
+	if (!place->served || !place->disk->attached || !aoe_is_answered(place, h))
 		return;
 	if (to_many && h->command != AOE_QUERY)
 		return;
@@ -243,23 +243,18 @@ static void ready(struct packet *packet, unsigned events)
 	}
 }
 
-unsigned aoe_port_look(struct aoe_port *port)
-{
-	const int mtu = packet_mtu(&port->packet);
-	const int n = (mtu - (int)AOE_ATA_HEAD) / AOE_SECTOR;
-
-	/* What fits is done: a client that has learned a larger number from another target at this place still
-	 * asks for what it began with. */
-	port->sectors = n < 1 ? 1 : n > AOE_SECTORS_MAX ? AOE_SECTORS_MAX : (unsigned)n;
-	/* So that what a client splits stays on blocks of 4 KiB. */
-	return port->sectors > 8 ? (unsigned)align_down(port->sectors, 8) : port->sectors;
-}
-
 /* At the end: what waits for room goes now, or is lost. */
 void aoe_port_flush(struct aoe_port *port)
 {
 	port->blocked = false;
 	queue_flush(port);
+}
+
+void aoe_port_drop(struct aoe_port *port)
+{
+	port->blocked = false;
+	while (!list_empty(&port->out))
+		aoe_task_drop(list_entry(port->out.next, struct aoe_task, link));
 }
 
 void aoe_port_init(struct aoe_port *port)

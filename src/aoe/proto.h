@@ -17,7 +17,7 @@
 #define AOE_SLOT_ALL    0xff
 #define AOE_SHELF_LINUX 0xfff /* Linux takes it for "all", too */
 
-/* AoEr11 2: all frames. The offset of `flags` is AOE_FLAGS_AT. */
+/* AoEr11 2: all frames. */
 struct aoe_head {
 	uint8_t to[AOE_MAC_LEN], from[AOE_MAC_LEN];
 	be16 ethertype;
@@ -29,9 +29,10 @@ struct aoe_head {
 	uint8_t tag[4];
 };
 
-#define AOE_FLAGS_AT 14
-#define AOE_RESPONSE 0x08
-#define AOE_ERROR    0x04
+#define AOE_FLAGS_AT   14
+#define AOE_COMMAND_AT 19
+#define AOE_RESPONSE   0x08
+#define AOE_ERROR      0x04
 
 enum aoe_command { AOE_ATA, AOE_QUERY, AOE_MASK, AOE_RESERVE };
 
@@ -108,7 +109,8 @@ struct aoe_reserve {
 
 enum aoe_reserve_command { AOE_RESERVE_READ, AOE_RESERVE_SET, AOE_RESERVE_FORCE };
 
-_Static_assert(sizeof(struct aoe_head) == 24 && offsetof(struct aoe_head, flags) == AOE_FLAGS_AT,
+_Static_assert(sizeof(struct aoe_head) == 24 && offsetof(struct aoe_head, flags) == AOE_FLAGS_AT &&
+		       offsetof(struct aoe_head, command) == AOE_COMMAND_AT,
 	       "AoEr11 2");
 _Static_assert(sizeof(struct aoe_ata) == 12, "AoEr11 3.1");
 _Static_assert(sizeof(struct aoe_query) == 8, "AoEr11 3.2");

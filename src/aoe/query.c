@@ -26,7 +26,7 @@ static void answer(struct aoe_task *t, uint8_t command)
 	*q = (struct aoe_query){
 		.buffers = be16_of(t->place->export.buffers),
 		.firmware = be16_of(FIRMWARE),
-		.sectors = low_u8(aoe_port_look(t->place->port)),
+		.sectors = low_u8(t->place->port->sectors),
 		.command = low_u8(AOE_VERSION << 4 | command),
 		.len = be16_of(string->len),
 	};
@@ -63,6 +63,8 @@ void aoe_announce(struct aoe_place *place)
 	const struct aoe_macs *answered = &place->disk->lists[AOE_ANSWERED];
 	const struct aoe_macs *to = answered->n != 0 ? answered : allowed;
 
+	if (!place->served || !place->disk->attached)
+		return;
 	if (to->n == 0 || to->all)
 		announce_to(place, everybody);
 	for (size_t i = 0; i < to->n && !to->all; i++)

@@ -81,6 +81,9 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 {
 	int err;
 
+	err = aoe_check(dm->aoe, d);
+	if (err < 0)
+		return err;
 	err = stop_on_signals(dm);
 	if (err < 0)
 		return diag_set(d, err, "cannot catch signals: %s", strerror(-err));

@@ -91,6 +91,12 @@ void timers_fini(struct loop *loop);
 /* ::ffff:10.0.0.5 becomes 10.0.0.5. */
 void net_addr_unmap(union net_addr *a);
 
+/* ---- Interfaces (link.c) --------------------------------------------------------------------- */
+
+struct ifreq;
+/* SIOCGIF... by any socket. 0 or -errno: -ENODEV. */
+int interface_ask(int fd, const char *name, unsigned long what, struct ifreq *r);
+
 /* ---- Signals (signal.c) ---------------------------------------------------------------------- */
 
 void signals_destroy(struct loop_signals *signals);

@@ -288,6 +288,7 @@ struct packet {
 	/* Out of packet_recv: a frame, whose bytes are good until it returns. */
 	void (*frame)(struct packet *p, const uint8_t *data, uint32_t len);
 	uint8_t mac[PACKET_MAC_LEN]; /* the interface's, when it was opened */
+	int index;                   /* the interface's: one that is made anew has another */
 	char interface[16];
 	/* private */
 	struct loop *loop; /* NULL: never opened */
@@ -301,16 +302,17 @@ struct packet {
 	} ring;
 	struct xdp *xdp; /* NULL: not used */
 	uint32_t frame_max;
-	bool outgrown; /* the MTU is larger than the frames of the ring */
+	unsigned frames;
 };
 
 struct packet_config {
 	const char *interface;
 	uint32_t frame_max; /* bytes: longer ones are not wanted, and may be cut */
 	uint16_t ethertype;
-	bool xdp; /* short frames of the first queue come and go by AF_XDP */
-	/* Frames with one of these bits in this byte are not delivered. */
-	uint8_t mask_at, mask_bits;
+	bool xdp;        /* short frames of the first queue come and go by AF_XDP */
+	unsigned frames; /* how many may wait, about */
+	/* Frames are delivered whose byte at mask_at has this value in these bits. */
+	uint8_t mask_at, mask_bits, mask_value;
 };
 
 /* To be sent: `data` begins with the destination's address. */
@@ -322,15 +324,47 @@ struct packet_frame {
 /* Before the loop runs, or on it; nothing is wanted yet. 0 or -errno: -ENODEV, -EPERM, -EPROTONOSUPPORT: no Ethernet. */
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config);
 void packet_close(struct packet *p); /* fine when closed; `ready` is not called again */
+static inline bool packet_is_open(const struct packet *p)
+{
+	return p->loop != NULL && p->fd >= 0;
+}
+/* -ENETDOWN: it is closed. */
 int packet_want(struct packet *p, unsigned wanted);
-/* As it is now, or -errno: -ENODEV when the interface is gone. From the next frame that is
- * sent on, frames of that size may come. */
-int packet_mtu(struct packet *p);
-/* Hands at most `n` frames for this machine to `frame`, and says how many there were. */
+/* Its frames may be as long as the MTU is now, from here on. On the loop, or before it runs; not out of
+ * `frame`. Frames that wait may be lost. */
+void packet_fit(struct packet *p, unsigned mtu);
+/* Hands at most `n` frames for this machine and interface to `frame`, and says how many there were. */
 unsigned packet_recv(struct packet *p, unsigned n);
 /* How many left, from the first one on, at most PACKET_BATCH, or -errno of the first one: -EAGAIN,
- * -ENOBUFS, -ENETDOWN, -EMSGSIZE. */
+ * -ENOBUFS, -ENETDOWN (also: it is closed), -EMSGSIZE. */
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n);
+
+/* ---- Network interfaces: how they are, and when that changes --------------------------------- */
+
+/* Embedded in its owner, on one loop. */
+struct link_watch {
+	/* Something has changed, or may have: look. Both are set before it is opened. */
+	void (*changed)(struct link_watch *w);
+	/* This interface was down, and may be up again; `changed` comes next. */
+	void (*down)(struct link_watch *w, int index);
+	/* private */
+	struct loop *loop; /* NULL: never opened */
+	int fd;
+	struct loop_source source;
+};
+
+struct link_facts {
+	int index;
+	unsigned mtu;
+	bool up; /* frames pass: it is up, and so is its carrier */
+	uint8_t mac[PACKET_MAC_LEN];
+};
+
+/* Before the loop runs, or on it. 0 or -errno. */
+int link_watch_open(struct link_watch *w, struct loop *loop);
+void link_watch_close(struct link_watch *w); /* fine when closed */
+/* By a watch that is open. 0 or -errno: -ENODEV, -EPROTONOSUPPORT: no Ethernet. */
+int link_look(const struct link_watch *w, const char *name, struct link_facts *out);
 
 /* ---- Work that may block: on worker threads -------------------------------------------------- */
 

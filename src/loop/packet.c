@@ -47,15 +47,15 @@ static void packet_source_ready(struct loop_source *src, uint32_t epoll_events)
 
 /* ---- Life ---- */
 
-/* Only what is sent to this machine or to all, and whose byte at `mask_at` has none of `mask_bits`: what
- * nobody wants is not copied. */
+/* Only what is sent to this machine or to all, and what is wanted: the rest is not copied. */
 static int attach_filter(int fd, const struct packet_config *config)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
 		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, PACKET_BROADCAST, 2, 0),
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, config->mask_at),
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, config->mask_bits, 0, 1),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, config->mask_bits),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, config->mask_value, 1, 0),
 		BPF_STMT(BPF_RET | BPF_K, 0),
 		BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
 	};
@@ -71,14 +71,6 @@ static void grow_send_buffer(int fd)
 	const int bytes = SEND_BYTES;
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
-}
-
-static int ask_interface(int fd, const char *name, unsigned long what, struct ifreq *r)
-{
-	*r = (struct ifreq){0};
-	if (!str_copy(r->ifr_name, sizeof(r->ifr_name), name))
-		return -ENODEV;
-	return ioctl(fd, what, r) == 0 ? 0 : -errno;
 }
 
 static int bind_to(int fd, int index, uint16_t ethertype)
@@ -110,18 +102,23 @@ static void ring_close(struct packet *p)
 	p->ring = (struct packet_ring){0};
 }
 
-/* For frames of an interface with this MTU. */
-static int ring_open(struct packet *p, int mtu)
+/* Bytes of a frame that is wanted, of an interface with this MTU, and what lies before it. */
+static size_t room_of(const struct packet *p, unsigned mtu)
 {
-	const uint32_t frame_len = (uint32_t)min_u64((uint64_t)mtu + ETH_HLEN, p->frame_max);
-	struct packet_ring r = {.block = RING_BLOCK,
-				.nblocks = RING_BYTES / RING_BLOCK,
-				.frame = align_up(frame_len + RING_HEADER, TPACKET_ALIGNMENT)};
+	const uint64_t len = min_u64((uint64_t)mtu + ETH_HLEN, p->frame_max);
+
+	return align_up(len + RING_HEADER, TPACKET_ALIGNMENT);
+}
+
+static int ring_open(struct packet *p, size_t frame)
+{
+	struct packet_ring r = {.block = RING_BLOCK, .frame = frame};
 	const int version = TPACKET_V2;
 	int err;
 	void *at;
 
 	r.per_block = r.block / r.frame;
+	r.nblocks = (p->frames + r.per_block - 1) / r.per_block;
 	if (setsockopt(p->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0)
 		return -errno;
 	err = set_ring(p, &r);
@@ -135,19 +132,17 @@ static int ring_open(struct packet *p, int mtu)
 	return 0;
 }
 
-/* Those that are in it are lost, as on any wire. Where there is no memory for a larger one, there is the
- * old one again, or none. */
-static void ring_reopen(struct packet *p)
+/* Where there is no memory for a larger one, there is the old one again, or none. */
+void packet_fit(struct packet *p, unsigned mtu)
 {
 	const struct packet_ring none = {0};
-	const int mtu = packet_mtu(p), old = (int)p->ring.frame - RING_HEADER - ETH_HLEN;
+	const size_t before = p->ring.frame, frame = room_of(p, mtu);
 
-	p->outgrown = false;
-	if (mtu < 0)
+	if (p->fd < 0 || frame <= before)
 		return;
 	ring_close(p);
-	if (set_ring(p, &none) == 0 && ring_open(p, mtu) != 0)
-		(void)ring_open(p, old);
+	if (set_ring(p, &none) == 0 && ring_open(p, frame) != 0)
+		(void)ring_open(p, before);
 }
 
 static struct tpacket2_hdr *ring_next(const struct packet_ring *r)
@@ -166,9 +161,10 @@ static void ring_advance(struct packet_ring *r)
 
 static int ring_begin(struct packet *p)
 {
-	const int mtu = packet_mtu(p);
+	struct ifreq r;
+	int err = interface_ask(p->fd, p->interface, SIOCGIFMTU, &r);
 
-	return mtu < 0 ? mtu : ring_open(p, mtu);
+	return err != 0 ? err : ring_open(p, room_of(p, (unsigned)r.ifr_mtu));
 }
 
 /* Bound last: then frames come, and all of them are wanted ones. */
@@ -176,14 +172,15 @@ static int set_up(struct packet *p, const struct packet_config *config)
 {
 	const int fd = p->fd;
 	struct ifreq r;
-	int err = ask_interface(fd, config->interface, SIOCGIFHWADDR, &r);
+	int err = interface_ask(fd, config->interface, SIOCGIFHWADDR, &r);
 
 	if (err != 0)
 		return err;
 	if (r.ifr_hwaddr.sa_family != ARPHRD_ETHER && r.ifr_hwaddr.sa_family != ARPHRD_LOOPBACK)
 		return -EPROTONOSUPPORT;
 	memcpy(p->mac, r.ifr_hwaddr.sa_data, sizeof(p->mac));
-	err = ask_interface(fd, config->interface, SIOCGIFINDEX, &r);
+	err = interface_ask(fd, config->interface, SIOCGIFINDEX, &r);
+	p->index = r.ifr_ifindex;
 	if (err == 0)
 		err = attach_filter(fd, config);
 	if (err == 0)
@@ -210,7 +207,7 @@ int packet_open(struct packet *p, struct loop *loop, const struct packet_config 
 	p->wanted = 0;
 	p->ring = (struct packet_ring){0};
 	p->frame_max = config->frame_max;
-	p->outgrown = false;
+	p->frames = config->frames;
 	p->source.ready = packet_source_ready;
 	str_copy(p->interface, sizeof(p->interface), config->interface);
 	p->xdp = NULL;
@@ -236,6 +233,8 @@ int packet_want(struct packet *p, unsigned wanted)
 {
 	int err;
 
+	if (p->fd < 0)
+		return -ENETDOWN;
 	if (p->wanted == wanted)
 		return 0;
 	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted));
@@ -246,25 +245,16 @@ int packet_want(struct packet *p, unsigned wanted)
 	return err;
 }
 
-int packet_mtu(struct packet *p)
-{
-	struct ifreq r;
-	int err = ask_interface(p->fd, p->interface, SIOCGIFMTU, &r);
-
-	if (err != 0)
-		return err;
-	p->outgrown =
-		p->ring.at != NULL &&
-		min_u64((uint64_t)r.ifr_mtu + ETH_HLEN, p->frame_max) + RING_HEADER > p->ring.frame;
-	return r.ifr_mtu;
-}
-
 /* ---- Frames ---- */
 
-/* One that the ring had no room for is dropped. */
+/* One that the ring had no room for is dropped, and one that came by this interface to another one on top
+ * of it, as a VLAN's: the kernel shows it to both. */
 static void take(struct packet *p, const struct tpacket2_hdr *h)
 {
-	if (h->tp_snaplen == h->tp_len)
+	const struct sockaddr_ll *from =
+		(const void *)((const uint8_t *)h + TPACKET_ALIGN(sizeof(*h)));
+
+	if (h->tp_snaplen == h->tp_len && from->sll_ifindex == p->index)
 		p->frame(p, (const uint8_t *)h + h->tp_mac, h->tp_len);
 }
 
@@ -303,9 +293,8 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	struct iovec iov[PACKET_BATCH];
 	int sent;
 
-	/* Before anybody is told how large frames may be by now. */
-	if (p->outgrown)
-		ring_reopen(p);
+	if (p->fd < 0)
+		return -ENETDOWN;
 	n = n < PACKET_BATCH ? n : PACKET_BATCH;
 	if (p->xdp != NULL && xdp_takes(frames[0].len))
 		return xdp_send(p->xdp, frames, count_short(frames, n));

@@ -89,7 +89,7 @@ static int load_program(struct xdp *x, const struct packet_config *config)
 		/*  9 */ PASS_IF_NOT(5, htons(config->ethertype), 9),
 		/* 10 */ LOAD(BPF_B, 5, 2, config->mask_at),
 		/* 11 */ AND(5, config->mask_bits),
-		/* 12 */ PASS_IF_NOT(5, 0, 12),
+		/* 12 */ PASS_IF_NOT(5, config->mask_value, 12),
 		/* 13 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
 		/* 14 */
 		INSN(.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD,

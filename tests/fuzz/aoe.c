@@ -26,6 +26,11 @@ enum flags {
 	FRAME_OTHER_CLIENT = 0x01,
 	FRAME_OTHER_PORT = 0x02,
 	FRAME_NO_WAIT = 0x04,
+	/* Before it: */
+	FRAME_GOES = 0x08,  /* its interface is gone, or is made anew */
+	FRAME_FLAPS = 0x10, /* the link goes and comes */
+	FRAME_MTU = 0x20,   /* its MTU is the other one */
+	FRAME_RIVAL = 0x40, /* it is for who asks who else is there */
 };
 
 #define PORTS     2
@@ -34,9 +39,15 @@ enum flags {
 #define SHELF     1
 #define SLOT      2
 
-/* The interfaces: what loop/packet.c would do. */
+/* The interfaces: what loop/packet.c and link.c would do. */
 static struct wire {
-	struct packet *ports[PORTS];
+	struct packet *ports[PORTS], *askers[PORTS];
+	struct link_watch *watch;
+	struct {
+		bool gone;
+		int index;
+		unsigned mtu;
+	} links[PORTS];
 	uint8_t frame[16384];
 	uint32_t len; /* of the frame that waits; 0: none */
 	uint8_t options;
@@ -46,13 +57,20 @@ static struct wire {
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config)
 {
 	const unsigned i = config->interface[0] == 'b';
+	const bool asks = config->mask_at == 19;
 
-	CHECK(config->ethertype == 0x88a2 && config->mask_at == 14 && config->mask_bits == 8);
+	CHECK(config->ethertype == 0x88a2);
+	CHECK(asks || (config->mask_at == 14 && config->mask_bits == 8 && config->mask_value == 0));
+	p->fd = -1;
+	if (wire.links[i].gone)
+		return -ENODEV;
 	p->loop = loop;
 	p->fd = 0;
+	p->wanted = 0;
+	p->index = wire.links[i].index;
 	memset(p->mac, 0x20 + (int)i, sizeof(p->mac));
-	str_copy(p->interface, sizeof(p->interface), config->interface);
-	wire.ports[i] = p;
+	str_copy(p->interface, sizeof(p->interface), i == 1 ? "b" : "a");
+	*(asks ? &wire.askers[i] : &wire.ports[i]) = p;
 	return 0;
 }
 
@@ -63,14 +81,40 @@ void packet_close(struct packet *p)
 
 int packet_want(struct packet *p, unsigned wanted)
 {
-	CHECK(p->fd == 0);
+	if (p->fd != 0)
+		return -ENETDOWN;
 	p->wanted = wanted;
 	return 0;
 }
 
-int packet_mtu(struct packet *p)
+int link_watch_open(struct link_watch *w, struct loop *loop)
 {
-	return (wire.options & OPT_JUMBO) != 0 ? 9000 : 1500;
+	w->loop = loop;
+	w->fd = 0;
+	wire.watch = w;
+	return 0;
+}
+
+void link_watch_close(struct link_watch *w)
+{
+	w->fd = -1;
+}
+
+int link_look(const struct link_watch *w, const char *name, struct link_facts *out)
+{
+	const unsigned i = name[0] == 'b';
+
+	CHECK(w->fd == 0);
+	if (wire.links[i].gone)
+		return -ENODEV;
+	*out = (struct link_facts){
+		.index = wire.links[i].index, .mtu = wire.links[i].mtu, .up = true};
+	memset(out->mac, 0x20 + (int)i, sizeof(out->mac));
+	return 0;
+}
+
+void packet_fit(struct packet *p, unsigned mtu)
+{
 }
 
 unsigned packet_recv(struct packet *p, unsigned n)
@@ -107,7 +151,7 @@ static void judge(const struct packet *p, const uint8_t *f, uint32_t len)
 {
 	const bool is_error = (f[14] & 4) != 0;
 
-	CHECK(len >= 60 && len <= 1060u * ((wire.options & OPT_JUMBO) != 0 ? 9 : 2));
+	CHECK(len >= 60);
 	CHECK(memcmp(f + 6, p->mac, 6) == 0 && load_be16(f + 12) == 0x88a2);
 	CHECK(f[14] == (is_error ? 0x1c : 0x18) && is_error == (f[15] != 0) && f[15] <= 6);
 	CHECK(load_be16(f + 16) == SHELF && f[18] == SLOT);
@@ -115,11 +159,27 @@ static void judge(const struct packet *p, const uint8_t *f, uint32_t len)
 		judge_argument(f, len);
 }
 
+static void judge_question(const uint8_t *f, uint32_t len)
+{
+	CHECK(len == 60 && f[14] == 0x10 && f[19] == 1);
+	CHECK(load_be16(f + 16) == SHELF && f[18] == SLOT);
+}
+
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 {
-	CHECK(p->fd == 0 && n > 0);
+	const unsigned i = p->interface[0] == 'b';
+
+	CHECK(n > 0);
+	if (p->fd != 0)
+		return -ENETDOWN;
+	if (p == wire.askers[i]) {
+		judge_question(frames[0].data, frames[0].len);
+		return 1;
+	}
 	if ((wire.options & OPT_FULL) != 0 && ++wire.sends % 3 == 0)
 		return -EAGAIN;
+	if (frames[0].len > 14 + wire.links[i].mtu)
+		return -EMSGSIZE;
 	judge(p, frames[0].data, frames[0].len);
 	return 1;
 }
@@ -133,6 +193,7 @@ struct world {
 	bool stopped, arrived;
 	struct loop_msg msg;
 	unsigned port;
+	uint8_t flags;
 };
 
 static const uint8_t clients[2][6] = {{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}};
@@ -206,12 +267,32 @@ static void world_close(struct world *w)
 
 /* ---- Frames ---- */
 
+static void change_links(const struct world *w)
+{
+	const int index = wire.links[w->port].index;
+
+	if ((w->flags & FRAME_GOES) != 0) {
+		wire.links[w->port].gone = !wire.links[w->port].gone;
+		wire.links[w->port].index += PORTS;
+	}
+	if ((w->flags & FRAME_MTU) != 0)
+		wire.links[w->port].mtu = wire.links[w->port].mtu == 1500 ? 9000 : 1500;
+	if ((w->flags & FRAME_FLAPS) != 0)
+		wire.watch->down(wire.watch, index);
+	if ((w->flags & (FRAME_GOES | FRAME_MTU | FRAME_FLAPS)) != 0)
+		wire.watch->changed(wire.watch);
+}
+
 static void arrive(struct loop_msg *msg)
 {
 	struct world *w = container_of(msg, struct world, msg);
-	struct packet *p = wire.ports[w->port];
+	struct packet *p =
+		(w->flags & FRAME_RIVAL) != 0 ? wire.askers[w->port] : wire.ports[w->port];
 
 	w->arrived = true;
+	change_links(w);
+	if (p == NULL || p->fd != 0 || (p == wire.askers[w->port] && wire.frame[19] != 1))
+		return;
 	if ((p->wanted & STREAM_IN) != 0)
 		p->ready(p, STREAM_IN);
 	if ((p->wanted & STREAM_OUT) != 0)
@@ -240,6 +321,7 @@ static bool next_frame(struct reader *r, struct world *w)
 	flags = read_u8(r);
 	rest = fuzz_bytes(r, min_u64(read_be16(r), sizeof(wire.frame) - 14), &got);
 	w->port = (flags & FRAME_OTHER_PORT) != 0;
+	w->flags = flags;
 	memcpy(wire.frame, wire.ports[w->port]->mac, 6);
 	memcpy(wire.frame + 6, clients[(flags & FRAME_OTHER_CLIENT) != 0], 6);
 	store_be16(wire.frame + 12, 0x88a2);
@@ -247,6 +329,7 @@ static bool next_frame(struct reader *r, struct world *w)
 	/* The filter takes what has no flags. */
 	wire.len = got > 0 ? low_u32(14 + got) : 0;
 	deliver(w, w->port);
+	wire.len = 0;
 	if ((flags & FRAME_NO_WAIT) == 0)
 		CHECK(sim_run(w->set, STEPS_MAX) < STEPS_MAX);
 	return true;
@@ -259,10 +342,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
 	memset(&wire, 0, sizeof(wire));
 	wire.options = read_u8(&r);
+	for (unsigned i = 0; i < PORTS; i++) {
+		wire.links[i].index = (int)i + 1;
+		wire.links[i].mtu = (wire.options & OPT_JUMBO) != 0 ? 9000 : 1500;
+	}
 	world_open(&w, read_u8(&r));
 	for (unsigned n = 0; n < FRAMES && next_frame(&r, &w); n++) {
 	}
 	/* What could not be sent goes now. */
+	w.flags = 0;
 	wire.options &= (uint8_t)~OPT_FULL;
 	for (unsigned i = 0; i < PORTS; i++)
 		deliver(&w, i);

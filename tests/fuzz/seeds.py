@@ -300,11 +300,11 @@ def grammar_seeds():
 
 # ---- aoe: two bytes of options, then frames; see aoe.c
 
-OTHER_CLIENT, OTHER_PORT, NO_WAIT = 1, 2, 4
+OTHER_CLIENT, OTHER_PORT, NO_WAIT, GOES, FLAPS, MTU, RIVAL = 1, 2, 4, 8, 16, 32, 64
 
 
-def aoe_frame(command, body=b"", flags=0, shelf=1, slot=2, tag=7):
-    frame = struct.pack(">BBHBBI", 0x10, 0, shelf, slot, command, tag) + body
+def aoe_frame(command, body=b"", flags=0, shelf=1, slot=2, tag=7, version=0x10):
+    frame = struct.pack(">BBHBBI", version, 0, shelf, slot, command, tag) + body
     return struct.pack(">BH", flags, len(frame)) + frame
 
 
@@ -377,6 +377,12 @@ def aoe_seeds():
     write("aoe", "cache", bytes([0x06, 8]) + aoe_ata(0xEF, feature=0x82) + aoe_ata(0x34, 0, 1, block) + aoe_trim((0, 1)) +
           aoe_ata(0xEF, feature=2) + aoe_ata(0x34, 0, 1, block) + aoe_trim((0, 1)) + aoe_ata(0xEC, count=1))
     write("aoe", "jumbo", bytes([0x20, 5]) + aoe_ata(0x34, 8, 16, 16 * block) + aoe_ata(0x24, 8, 16) + aoe_ata(0x42, 0, 255))
+    write("aoe", "links", bytes([0x28, 6]) + aoe_ata(0x34, 8, 16, 16 * block, flags=NO_WAIT) + aoe_ata(0x24, 8, 16, flags=NO_WAIT) +
+          aoe_ata(0x24, 8, 16, flags=MTU | NO_WAIT) + aoe_ata(0x34, 8, 16, 16 * block, flags=NO_WAIT) + aoe_ata(0x24, 8, 2) +
+          aoe_ata(0x34, 0, 2, 2 * block, flags=NO_WAIT) + aoe_query(0, flags=GOES) + aoe_query(0) + aoe_query(0, flags=GOES) +
+          aoe_ata(0x24, 0, 2) + aoe_query(0, flags=FLAPS | NO_WAIT) + aoe_query(0, flags=RIVAL | NO_WAIT, version=0x18) +
+          aoe_query(0, b"spindle?" + bytes(8), flags=FLAPS | RIVAL | NO_WAIT | OTHER_PORT) + aoe_query(0) +
+          aoe_ata(0x24, 0, 2, flags=OTHER_PORT))
 
 
 def main():

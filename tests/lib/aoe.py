@@ -34,6 +34,7 @@ BROADCAST = b"\xff" * 6
 ALL_SHELVES, ALL_SLOTS = 0xFFFF, 0xFF
 SECTOR, SMALLEST, HEADER, ATA_HEADER, CONFIG_HEADER = 512, 60, 24, 36, 32
 STRING_MAX = 1024
+QUESTION = b"spindle?"
 
 FLAG_R, FLAG_E = 0x08, 0x04
 ATA, CONFIG, MASK, RESERVE = 0, 1, 2, 3
@@ -355,6 +356,7 @@ class Client:
         self.mac = mac or mac_of(interface)
         self.sent = {}
         self.announcements = []
+        self.questions = []
         self.sequence = itertools.count(random.randrange(1 << 15))
         self.history = collections.deque(maxlen=20)
         self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -429,7 +431,7 @@ class Client:
     # ---- receiving
 
     def receive(self, timeout_s=None):
-        """The next answer, or None; announcements are put aside."""
+        """The next answer, or None; announcements are put aside, and questions of the server, who else is there."""
         end = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
         while True:
             if not select.select([self.sock], [], [], max(0, end - time.monotonic()))[0]:
@@ -448,6 +450,10 @@ class Client:
         """Is it an answer? What is neither that nor an announcement, and right in every byte, ends the test."""
         if len(raw) < SMALLEST:
             self.fail(f"a frame of {len(raw)} bytes")
+        if frame.version == 1 and frame.flags == 0 and frame.dst == BROADCAST:
+            self._judge_question(raw, frame)
+            self.questions.append(frame)
+            return False
         if frame.src != self.server_mac:
             self.fail(f"it comes from {mac_text(frame.src)}")
         if frame.version != 1 or frame.flags not in (FLAG_R, FLAG_R | FLAG_E):
@@ -467,6 +473,13 @@ class Client:
             return False
         self._judge_answer(raw, frame)
         return True
+
+    def _judge_question(self, raw, frame):
+        """A query that any target answers."""
+        if frame.command != CONFIG or frame.error or frame.ccmd != 0x10 or not frame.string.startswith(QUESTION) or \
+           frame.shelf == ALL_SHELVES or frame.slot == ALL_SLOTS:
+            self.fail(f"a question that is none: {frame!r}")
+        self._judge_length(raw, CONFIG_HEADER + frame.string_len)
 
     def _judge_answer(self, raw, frame):
         sent = self.sent.get(frame.tag)
