@@ -188,10 +188,8 @@ static int about_interface(int err, const char *name, bool xdp, struct diag *d)
 		 : err == -EPROTONOSUPPORT ? "it is no Ethernet"
 		 : err == -EEXIST          ? "it is served by another name"
 					   : strerror(-err));
-	if (xdp)
-		diag_fix(d, "without xdp=on it needs less: no more rights than CAP_NET_RAW, and "
-			    "nothing of "
-			    "the driver");
+	if (xdp && err != -ENODEV)
+		diag_fix(d, "leave out xdp=on: without it CAP_NET_RAW will do");
 	else if (err == -EPERM)
 		diag_fix(d, "run it as root, or give it the right alone: setcap cap_net_raw+ep "
 			    "$(command -v spindle)");

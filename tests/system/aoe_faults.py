@@ -238,7 +238,7 @@ def test_large_frames():
 
 
 def test_two_paths():
-    suffer(2, 9000, 64)
+    suffer(2, 9000, 64, aoe.Counter(hz=1000))
 
 
 def test_two_paths_of_small_frames():
