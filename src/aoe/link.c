@@ -34,7 +34,6 @@ static void set_mtu(struct aoe_port *port, unsigned mtu)
 {
 	const unsigned fits = sectors_that_fit(mtu);
 
-	packet_fit(&port->packet, mtu);
 	port->mtu = mtu;
 	if (fits == port->fits)
 		return;

@@ -301,16 +301,14 @@ struct packet {
 		size_t next;
 	} ring;
 	struct xdp *xdp; /* NULL: not used */
-	uint32_t frame_max;
-	unsigned frames;
 };
 
 struct packet_config {
 	const char *interface;
-	uint32_t frame_max; /* bytes: longer ones are not wanted, and may be cut */
+	uint32_t frame_max; /* bytes: longer ones are dropped */
 	uint16_t ethertype;
 	bool xdp;        /* short frames of the first queue come and go by AF_XDP */
-	unsigned frames; /* how many may wait, about */
+	unsigned frames; /* how many may wait, at least: memory of frame_max bytes each */
 	/* Frames are delivered whose byte at mask_at has this value in these bits. */
 	uint8_t mask_at, mask_bits, mask_value;
 };
@@ -330,9 +328,6 @@ static inline bool packet_is_open(const struct packet *p)
 }
 /* -ENETDOWN: it is closed. */
 int packet_want(struct packet *p, unsigned wanted);
-/* Its frames may be as long as the MTU is now, from here on. On the loop, or before it runs; not out of
- * `frame`. Frames that wait may be lost. */
-void packet_fit(struct packet *p, unsigned mtu);
 /* Hands at most `n` frames for this machine and interface to `frame`, and says how many there were. */
 unsigned packet_recv(struct packet *p, unsigned n);
 /* How many left, from the first one on, at most PACKET_BATCH, or -errno of the first one: -EAGAIN,

@@ -102,23 +102,17 @@ static void ring_close(struct packet *p)
 	p->ring = (struct packet_ring){0};
 }
 
-/* Bytes of a frame that is wanted, of an interface with this MTU, and what lies before it. */
-static size_t room_of(const struct packet *p, unsigned mtu)
+static int ring_open(struct packet *p, const struct packet_config *config)
 {
-	const uint64_t len = min_u64((uint64_t)mtu + ETH_HLEN, p->frame_max);
-
-	return align_up(len + RING_HEADER, TPACKET_ALIGNMENT);
-}
-
-static int ring_open(struct packet *p, size_t frame)
-{
-	struct packet_ring r = {.block = RING_BLOCK, .frame = frame};
+	struct packet_ring r = {
+		.block = RING_BLOCK,
+		.frame = align_up(config->frame_max + RING_HEADER, TPACKET_ALIGNMENT)};
 	const int version = TPACKET_V2;
 	int err;
 	void *at;
 
 	r.per_block = r.block / r.frame;
-	r.nblocks = (p->frames + r.per_block - 1) / r.per_block;
+	r.nblocks = (config->frames + r.per_block - 1) / r.per_block;
 	if (setsockopt(p->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)) != 0)
 		return -errno;
 	err = set_ring(p, &r);
@@ -130,19 +124,6 @@ static int ring_open(struct packet *p, size_t frame)
 	r.at = at;
 	p->ring = r;
 	return 0;
-}
-
-/* Where there is no memory for a larger one, there is the old one again, or none. */
-void packet_fit(struct packet *p, unsigned mtu)
-{
-	const struct packet_ring none = {0};
-	const size_t before = p->ring.frame, frame = room_of(p, mtu);
-
-	if (p->fd < 0 || frame <= before)
-		return;
-	ring_close(p);
-	if (set_ring(p, &none) == 0 && ring_open(p, frame) != 0)
-		(void)ring_open(p, before);
 }
 
 static struct tpacket2_hdr *ring_next(const struct packet_ring *r)
@@ -158,14 +139,6 @@ static void ring_advance(struct packet_ring *r)
 }
 
 /* ---- Opening and closing ---- */
-
-static int ring_begin(struct packet *p)
-{
-	struct ifreq r;
-	int err = interface_ask(p->fd, p->interface, SIOCGIFMTU, &r);
-
-	return err != 0 ? err : ring_open(p, room_of(p, (unsigned)r.ifr_mtu));
-}
 
 /* Bound last: then frames come, and all of them are wanted ones. */
 static int set_up(struct packet *p, const struct packet_config *config)
@@ -184,7 +157,7 @@ static int set_up(struct packet *p, const struct packet_config *config)
 	if (err == 0)
 		err = attach_filter(fd, config);
 	if (err == 0)
-		err = ring_begin(p);
+		err = ring_open(p, config);
 	if (err != 0)
 		return err;
 	grow_send_buffer(fd);
@@ -206,8 +179,6 @@ int packet_open(struct packet *p, struct loop *loop, const struct packet_config 
 	p->loop = loop;
 	p->wanted = 0;
 	p->ring = (struct packet_ring){0};
-	p->frame_max = config->frame_max;
-	p->frames = config->frames;
 	p->source.ready = packet_source_ready;
 	str_copy(p->interface, sizeof(p->interface), config->interface);
 	p->xdp = NULL;

@@ -113,10 +113,6 @@ int link_look(const struct link_watch *w, const char *name, struct link_facts *o
 	return 0;
 }
 
-void packet_fit(struct packet *p, unsigned mtu)
-{
-}
-
 unsigned packet_recv(struct packet *p, unsigned n)
 {
 	const uint32_t len = wire.len;
