@@ -107,8 +107,12 @@ void aoe_settle(struct aoe *aoe)
 	if (!aoe->stopping || aoe->is_stopped || !is_idle(aoe))
 		return;
 	aoe->is_stopped = true;
-	list_for_each (pos, &aoe->ports)
-		packet_close(&list_entry(pos, struct aoe_port, link)->packet);
+	list_for_each (pos, &aoe->ports) {
+		struct aoe_port *port = list_entry(pos, struct aoe_port, link);
+
+		aoe_port_log_counts(port, LOG_INFO);
+		packet_close(&port->packet);
+	}
 	list_for_each (pos, &aoe->disks) {
 		struct aoe_disk *disk = list_entry(pos, struct aoe_disk, link);
 
@@ -136,6 +140,31 @@ static void tell_stopped(struct loop_msg *msg)
 	struct aoe *aoe = container_of(msg, struct aoe, stopped);
 
 	aoe->when_stopped(aoe->arg);
+}
+
+/* On the loop, and back on loop 0. */
+static void told(struct loop_msg *msg)
+{
+	container_of(msg, struct aoe, tell)->telling = false;
+}
+
+static void tell(struct loop_msg *msg)
+{
+	struct aoe *aoe = container_of(msg, struct aoe, tell);
+
+	list_for_each (pos, &aoe->ports)
+		aoe_port_log_counts(list_entry(pos, struct aoe_port, link), LOG_NOTE);
+	msg->run = told;
+	loop_post(loop_set_at(aoe->set, 0), msg);
+}
+
+void aoe_tell(struct aoe *aoe)
+{
+	if (aoe->telling)
+		return;
+	aoe->telling = true;
+	aoe->tell.run = tell;
+	loop_post(aoe->loop, &aoe->tell);
 }
 
 void aoe_start(struct aoe *aoe)

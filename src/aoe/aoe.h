@@ -50,6 +50,8 @@ int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export,
 int aoe_check(struct aoe *aoe, struct diag *d);
 /* Serves, as soon as the loops run, and tells everybody that the disks are there. */
 void aoe_start(struct aoe *aoe);
+/* On loop 0: the log gets what the interfaces have counted. */
+void aoe_tell(struct aoe *aoe);
 /* On loop 0: no new frames; `stopped` runs on loop 0 when what came before is answered. */
 void aoe_stop(struct aoe *aoe, void (*stopped)(void *arg), void *arg);
 /* Stopped, or the loops never ran. NULL is fine. */

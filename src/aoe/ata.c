@@ -327,6 +327,7 @@ bool ata_joins_one_under_way(const struct aoe_place *place, const uint8_t *frame
 			continue;
 		if (memcmp(aoe_task_head(t)->tag, h->tag, sizeof(h->tag)) != 0)
 			tags_add(&t->later, h->tag);
+		place->port->counts.again++;
 		return true;
 	}
 	return false;
@@ -581,6 +582,7 @@ static bool is_late(struct aoe_place *place, const struct ata_command *cmd, cons
 
 	if (!aoe_late_is(disk->late, &request, now_ms))
 		return false;
+	place->port->counts.late++;
 	n = aoe_late_to_say(disk->late, now_ms);
 	str_hex(mac, request.head->from, AOE_MAC_LEN);
 	if (n != 0)

@@ -208,12 +208,21 @@ struct aoe_told {
 	uint8_t mac[AOE_MAC_LEN];
 };
 
+struct aoe_counts {
+	uint64_t received, sent;
+	uint64_t again;   /* requests that came while the same was under way */
+	uint64_t late;    /* writes that came after a newer one of their client */
+	uint64_t no_room; /* requests that there was no memory for */
+	uint64_t unsent;  /* answers that the interface did not take */
+};
+
 struct aoe_port {
 	struct aoe *aoe;
 	struct list link;     /* in aoe->ports */
 	struct packet packet; /* closed while there is no such interface; `mac` is as it is now */
 	struct list places;
 	struct list out; /* answers */
+	struct aoe_counts counts;
 	bool flush_queued, blocked;
 	unsigned turn; /* frames that may still come in this turn of the loop */
 	struct loop_msg flush;
@@ -239,6 +248,7 @@ void aoe_port_init(struct aoe_port *port);
 /* What is to be read from it now. */
 void aoe_port_update(struct aoe_port *port);
 void aoe_port_flush(struct aoe_port *port);
+void aoe_port_log_counts(struct aoe_port *port, enum log_level level);
 /* What waits to be sent. */
 void aoe_port_drop(struct aoe_port *port);
 bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
@@ -271,7 +281,8 @@ struct aoe {
 	uint64_t dice;
 	struct list ports, disks;
 	struct list gathering; /* disks that gather a run */
-	struct loop_msg start, stop, stopped;
+	struct loop_msg start, stop, stopped, tell;
+	bool telling;
 	unsigned nattaching, ntasks;
 	bool started, stopping, is_stopped;
 	void (*when_stopped)(void *arg);

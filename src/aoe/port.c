@@ -19,11 +19,14 @@ struct aoe_task *aoe_task_create(struct aoe_place *place, const void *request, u
 	struct aoe_disk *disk = place->disk;
 	struct aoe_task *t = disk->ntasks < AOE_TASKS_MAX ? malloc(sizeof(*t)) : NULL;
 
-	if (t == NULL)
+	if (t == NULL) {
+		place->port->counts.no_room++;
 		return NULL;
+	}
 	*t = (struct aoe_task){.place = place, .frame_at = frame_at};
 	t->buf = loop_share_get(disk->share, frame_at + (uint32_t)max_u64(room, AOE_FRAME_MIN));
 	if (t->buf == NULL) {
+		place->port->counts.no_room++;
 		free(t);
 		return NULL;
 	}
@@ -151,6 +154,10 @@ static void flush(struct loop_msg *msg)
 		port->blocked = done == -EAGAIN && !port->aoe->stopping;
 		if (port->blocked)
 			break;
+		if (done < 0)
+			port->counts.unsent++;
+		else
+			port->counts.sent += (unsigned)done;
 		for (int i = 0; i < (done < 0 ? 1 : done); i++)
 			sent(list_entry(port->out.next, struct aoe_task, link));
 	}
@@ -211,6 +218,7 @@ static void port_frame(struct packet *packet, const uint8_t *frame, uint32_t len
 	const struct aoe_head *h = (const void *)frame;
 	bool to_many;
 
+	port->counts.received++;
 	if (len < sizeof(*h) || (h->flags & AOE_RESPONSE) != 0)
 		return;
 	to_many = be16_get(h->shelf) == AOE_SHELF_ALL || h->slot == AOE_SLOT_ALL;
@@ -241,6 +249,16 @@ static void ready(struct packet *packet, unsigned events)
 		port->turn = RX_TURN;
 		receive(port);
 	}
+}
+
+void aoe_port_log_counts(struct aoe_port *port, enum log_level level)
+{
+	const struct aoe_counts *c = &port->counts;
+
+	log_event(port->aoe->log, level, "aoe-counts", F_STR("interface", port->packet.interface),
+		  F_U64("received", c->received), F_U64("sent", c->sent), F_U64("again", c->again),
+		  F_U64("late", c->late), F_U64("no_room", c->no_room), F_U64("unsent", c->unsent),
+		  F_U64("lost", packet_lost(&port->packet)));
 }
 
 /* At the end: what waits for room goes now, or is lost. */

@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char *const level_names[] = {"error", "warn", "info", "debug"};
+static const char *const level_names[] = {"error", "warn", "note", "info", "debug"};
 
 static bool append_time(char *buf, size_t cap, size_t *len, uint64_t realtime_ms)
 {

@@ -77,6 +77,20 @@ static void go_on(const struct daemon *dm)
 	}
 }
 
+static void asked_for_counts(void *arg, int signo)
+{
+	const struct daemon *dm = arg;
+
+	aoe_tell(dm->aoe);
+}
+
+static int catch_signals(struct daemon *dm)
+{
+	int err = stop_on_signals(dm);
+
+	return err < 0 ? err : loop_signal(dm->set, SIGUSR1, asked_for_counts, dm);
+}
+
 static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 {
 	int err;
@@ -84,7 +98,7 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 	err = aoe_check(dm->aoe, d);
 	if (err < 0)
 		return err;
-	err = stop_on_signals(dm);
+	err = catch_signals(dm);
 	if (err < 0)
 		return diag_set(d, err, "cannot catch signals: %s", strerror(-err));
 	err = watch_start(dm);
@@ -113,7 +127,7 @@ int run_disks(const struct run_options *o, struct diag *d)
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN); /* a file's limit is the client's ENOSPC, not our end */
 	raise_descriptor_limit();
-	dm.log = (struct log){.fd = STDERR_FILENO, .level = o->verbose ? LOG_INFO : LOG_WARN};
+	dm.log = (struct log){.fd = STDERR_FILENO, .level = o->verbose ? LOG_INFO : LOG_NOTE};
 	err = daemon_assemble(&dm, o, d);
 	if (err < 0)
 		return err;

@@ -301,6 +301,7 @@ struct packet {
 		size_t next;
 	} ring;
 	struct xdp *xdp; /* NULL: not used */
+	uint64_t lost;
 };
 
 struct packet_config {
@@ -330,6 +331,8 @@ static inline bool packet_is_open(const struct packet *p)
 int packet_want(struct packet *p, unsigned wanted);
 /* Hands at most `n` frames for this machine and interface to `frame`, and says how many there were. */
 unsigned packet_recv(struct packet *p, unsigned n);
+/* How many there was no room for, since it was first opened. */
+uint64_t packet_lost(struct packet *p);
 /* How many left, from the first one on, at most PACKET_BATCH, or -errno of the first one: -EAGAIN,
  * -ENOBUFS, -ENETDOWN (also: it is closed), -EMSGSIZE. */
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n);

@@ -192,6 +192,7 @@ void packet_close(struct packet *p)
 {
 	if (p->loop == NULL || p->fd < 0)
 		return;
+	(void)packet_lost(p);
 	xdp_close(p->xdp);
 	p->xdp = NULL;
 	loop_unwatch(p->loop, p->fd, &p->source);
@@ -246,6 +247,17 @@ unsigned packet_recv(struct packet *p, unsigned n)
 		done++;
 	}
 	return done;
+}
+
+/* What the kernel has counted is told once. */
+uint64_t packet_lost(struct packet *p)
+{
+	struct tpacket_stats now = {0};
+	socklen_t len = sizeof(now);
+
+	if (p->fd >= 0 && getsockopt(p->fd, SOL_PACKET, PACKET_STATISTICS, &now, &len) == 0)
+		p->lost += now.tp_drops;
+	return p->lost;
 }
 
 /* Of those at the beginning. */

@@ -1,0 +1,145 @@
+"""
+Frames past most of the kernel, by AF_XDP: the same disk to its clients, and the same interface to everybody else.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+
+from harness import Spindle, expect_error, main, need_tool, skip, wait_until
+
+import aoe
+from aoe import Window, ata_frame, pattern
+
+aoe.in_namespace()
+
+SEED = random.SystemRandom().randrange(1 << 32)
+PLACE = f"{aoe.SERVER_SIDE}:1.0,xdp=on"
+OTHER_TYPE = 0x88B5  # for experiments
+
+
+@contextlib.contextmanager
+def both(*stores, args=(), **more):
+    with Spindle(*(stores or ("ram:16M",)), args=["--aoe", PLACE, *args], **more) as s, \
+         aoe.Client(1, 0, timeout_s=20) as c:
+        c.settle()
+        yield s, c
+
+
+def has_program(interface=aoe.SERVER_SIDE):
+    return "xdp" in aoe.ip("link", "show", interface).stdout
+
+
+def test_windows():
+    with both() as (_, c):
+        assert has_program(), "no program at the interface"
+        for window in (1, 16, 64):
+            Window(c, 2, window=window).write(0, 4000, SEED + window)
+            Window(c, 2, window=window).read(0, 4000, SEED + window)
+        assert [(a.shelf, a.slot) for a in c.discover()] == [(1, 0)]
+    assert not has_program(), "the program is still there"
+
+
+def test_after_a_kill():
+    """The program ends with the process, whatever becomes of that."""
+    for _ in range(2):
+        with both() as (s, c):
+            c.write(0, pattern(SEED, 0, 2))
+            s.kill()
+        wait_until(lambda: not has_program(), 5, "the end of the program")
+
+
+def test_long_frames():
+    """They go the usual way."""
+    aoe.set_mtu(9000)
+    try:
+        with both() as (_, c):
+            assert c.config().sectors == 16
+            Window(c, 16).write(0, 8000, SEED)
+            Window(c, 16).read(0, 8000, SEED)
+            Window(c, 2).read(0, 8000, SEED)
+    finally:
+        aoe.set_mtu(1500)
+
+
+def test_frames_of_others():
+    """To another address, and of another type: the first ones are nobody's, the others the system's."""
+    with both() as (_, c), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(OTHER_TYPE)) as sock:
+        sock.bind((aoe.SERVER_SIDE, OTHER_TYPE))
+        sock.settimeout(5)
+        c.expect_silence(ata_frame(aoe.READ_EXT, 0, 1, dst=bytes.fromhex("020000000055")))
+        frame = aoe.mac_of(aoe.SERVER_SIDE) + aoe.mac_of(aoe.CLIENT_SIDE) + OTHER_TYPE.to_bytes(2, "big") + bytes(46)
+        c.send_raw(frame)
+        assert sock.recv(2000)[:len(frame)] == frame
+        c.ping()
+
+
+def test_garbage():
+    rng = random.Random(SEED)
+    with both() as (_, c):
+        head = c.server_mac + c.mac + aoe.ETHERTYPE.to_bytes(2, "big")
+        for _ in range(2000):
+            c.send_raw(head + rng.randbytes(rng.randrange(1, 1400)))
+        c.settle()
+        c.write(0, pattern(SEED, 0, 2))
+        assert c.read(0, 2) == pattern(SEED, 0, 2)
+
+
+def test_more_than_there_is_room_for():
+    """All of a burst that fits is answered in the end; what does not is lost, and asked for again."""
+    with both() as (s, c):
+        os.kill(s.pid, signal.SIGSTOP)
+        for lba in range(0, 6000, 2):
+            c.send(ata_frame(aoe.READ_EXT, lba, 2))
+        os.kill(s.pid, signal.SIGCONT)
+        c.settle()
+        Window(c, 2).write(0, 2000, SEED)
+        Window(c, 2).read(0, 2000, SEED)
+
+
+def test_one_way_an_interface():
+    expect_error(2, "run", "ram:1M", "ram:1M", "--no-iscsi", "--aoe", f"{aoe.SERVER_SIDE}:1.0", "--aoe",
+                 f"{aoe.SERVER_SIDE}:2.0,xdp=on", says=["xdp=on"], timeout=20)
+    expect_error(2, "run", "ram:1M", "--no-iscsi", "--aoe", f"{aoe.SERVER_SIDE}:1.0,xdp=potato", says=["potato"],
+                 timeout=20)
+
+
+def test_without_the_right():
+    need_tool("setpriv")
+    got = subprocess.run(["setpriv", "--bounding-set=-all,+net_raw,+dac_override", "--inh-caps=-all",
+                          os.environ["SPINDLE"], "run", "ram:1M", "--no-iscsi", "--aoe", PLACE],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+                         timeout=20)
+    assert got.returncode == 5 and "xdp=on" in got.stderr, got
+
+
+def test_counts():
+    """SIGUSR1 says what came and went, by either way."""
+    for place in (PLACE, f"{aoe.SERVER_SIDE}:1.0"):
+        with Spindle("fault:rule=read;delay=300ms;count=1:ram:1M", args=["--aoe", place]) as s, \
+             aoe.Client(1, 0, timeout_s=20) as c:
+            c.settle()
+            for _ in range(3):
+                c.send(ata_frame(aoe.READ_EXT, 0, 1))
+            assert c.receive() is not None
+            os.kill(s.pid, signal.SIGUSR1)
+            wait_until(lambda: "aoe-counts" in s.stderr(), 5, "the counts")
+            line = next(line for line in s.stderr().splitlines() if "aoe-counts" in line)
+            counts = dict(word.split("=") for word in line.split() if "=" in word)
+            assert counts["interface"] == '"aoe0"' and counts["again"] == "2" and counts["lost"] == "0", line
+            assert int(counts["received"]) >= 3 and int(counts["sent"]) >= 2, line
+
+
+def allowed():
+    """Some systems let nobody have it."""
+    with contextlib.suppress(Exception), both():
+        return True
+    return False
+
+
+if not allowed():
+    skip("no AF_XDP here")
+main(globals())
