@@ -179,9 +179,9 @@ def test_who_has_not_heard_of_the_mtu():
     with segment(mtu=9000):
         link("set", "dev", "srv0", "mtu", "8227")
         with serving() as _, client() as c:
-            # It never said that.
-            c.expect_error(aoe.BAD_ARGUMENT, ata_frame(aoe.READ_EXT, 0, 9))
-            c.expect_error(aoe.BAD_ARGUMENT, ata_frame(aoe.WRITE_EXT, 0, 9, bytes(9 * SECTOR)))
+            # More than it says, and than fit.
+            c.expect_error(aoe.BAD_ARGUMENT, ata_frame(aoe.READ_EXT, 0, 16))
+            c.expect_error(aoe.BAD_ARGUMENT, ata_frame(aoe.WRITE_EXT, 0, 16, bytes(16 * SECTOR)))
 
 
 # ---- Links and addresses ------------------------------------------------------------------------
