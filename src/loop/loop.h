@@ -295,6 +295,10 @@ struct packet {
 	int fd;
 	unsigned wanted;
 	struct loop_source source;
+	/* Not watched but while it has no room: else each frame that leaves would look for who waits. */
+	int send_fd;
+	bool send_watched;
+	struct loop_source send_source;
 	struct packet_ring {
 		uint8_t *at; /* NULL: there is none */
 		size_t block, nblocks, frame, per_block;

@@ -32,6 +32,14 @@ static void forget_error(int fd)
 	(void)getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len);
 }
 
+static void send_source_ready(struct loop_source *src, uint32_t epoll_events)
+{
+	struct packet *p = container_of(src, struct packet, send_source);
+
+	if ((p->wanted & STREAM_OUT) != 0)
+		p->ready(p, STREAM_OUT);
+}
+
 static void packet_source_ready(struct loop_source *src, uint32_t epoll_events)
 {
 	struct packet *p = container_of(src, struct packet, source);
@@ -79,6 +87,16 @@ static int bind_to(int fd, int index, uint16_t ethertype)
 		.sll_family = AF_PACKET, .sll_ifindex = index, .sll_protocol = htons(ethertype)};
 
 	return bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0 ? 0 : -errno;
+}
+
+/* It receives nothing. */
+static int open_sender(struct packet *p, int index)
+{
+	p->send_fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (p->send_fd < 0)
+		return -errno;
+	grow_send_buffer(p->send_fd);
+	return bind_to(p->send_fd, index, 0);
 }
 
 /* ---- The ring ---- */
@@ -160,12 +178,28 @@ static int set_up(struct packet *p, const struct packet_config *config)
 		err = ring_open(p, config);
 	if (err != 0)
 		return err;
-	grow_send_buffer(fd);
-	err = bind_to(fd, r.ifr_ifindex, config->ethertype);
+	err = open_sender(p, r.ifr_ifindex);
+	if (err == 0)
+		err = bind_to(fd, r.ifr_ifindex, config->ethertype);
 	if (err == 0)
 		err = loop_watch(p->loop, fd, &p->source, 0);
 	if (err == 0 && config->xdp)
 		err = xdp_open(&p->xdp, p, r.ifr_ifindex, config);
+	return err;
+}
+
+static int watch_sender(struct packet *p, bool watched)
+{
+	int err = 0;
+
+	if (watched == p->send_watched)
+		return 0;
+	if (watched)
+		err = loop_watch(p->loop, p->send_fd, &p->send_source, EPOLLOUT);
+	else
+		loop_unwatch(p->loop, p->send_fd, &p->send_source);
+	if (err == 0)
+		p->send_watched = watched;
 	return err;
 }
 
@@ -180,6 +214,9 @@ int packet_open(struct packet *p, struct loop *loop, const struct packet_config 
 	p->wanted = 0;
 	p->ring = (struct packet_ring){0};
 	p->source.ready = packet_source_ready;
+	p->send_source.ready = send_source_ready;
+	p->send_fd = -1;
+	p->send_watched = false;
 	str_copy(p->interface, sizeof(p->interface), config->interface);
 	p->xdp = NULL;
 	err = set_up(p, config);
@@ -196,6 +233,9 @@ void packet_close(struct packet *p)
 	xdp_close(p->xdp);
 	p->xdp = NULL;
 	loop_unwatch(p->loop, p->fd, &p->source);
+	watch_sender(p, false);
+	if (p->send_fd >= 0)
+		close(p->send_fd);
 	ring_close(p);
 	close(p->fd);
 	p->fd = -1;
@@ -209,7 +249,9 @@ int packet_want(struct packet *p, unsigned wanted)
 		return -ENETDOWN;
 	if (p->wanted == wanted)
 		return 0;
-	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted));
+	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted & STREAM_IN));
+	if (err == 0)
+		err = watch_sender(p, (wanted & STREAM_OUT) != 0);
 	if (err == 0 && p->xdp != NULL)
 		err = xdp_want(p->xdp, wanted);
 	if (err == 0)
@@ -230,6 +272,13 @@ static void take(struct packet *p, const struct tpacket2_hdr *h)
 		p->frame(p, (const uint8_t *)h + h->tp_mac, h->tp_len);
 }
 
+/* The next one's head, while this one is looked at: another CPU has written it. */
+static void fetch(const struct tpacket2_hdr *h)
+{
+	__builtin_prefetch(h);
+	__builtin_prefetch((const uint8_t *)h + 64);
+}
+
 unsigned packet_recv(struct packet *p, unsigned n)
 {
 	unsigned done = p->xdp != NULL ? xdp_recv(p->xdp, n) : 0;
@@ -241,9 +290,10 @@ unsigned packet_recv(struct packet *p, unsigned n)
 
 		if ((__atomic_load_n(&h->tp_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) == 0)
 			break;
+		ring_advance(&p->ring);
+		fetch(ring_next(&p->ring));
 		take(p, h);
 		__atomic_store_n(&h->tp_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
-		ring_advance(&p->ring);
 		done++;
 	}
 	return done;
@@ -270,6 +320,16 @@ static unsigned count_short(const struct packet_frame *frames, unsigned n)
 	return i;
 }
 
+static int send_now(const struct packet *p, struct mmsghdr *msgs, unsigned n)
+{
+	int sent;
+
+	do {
+		sent = sendmmsg(p->send_fd, msgs, n, MSG_DONTWAIT);
+	} while (sent < 0 && errno == EINTR);
+	return sent >= 0 ? sent : -errno;
+}
+
 int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 {
 	struct mmsghdr msgs[PACKET_BATCH];
@@ -286,8 +346,9 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 					.iov_len = frames[i].len};
 		msgs[i] = (struct mmsghdr){.msg_hdr = {.msg_iov = &iov[i], .msg_iovlen = 1}};
 	}
-	do {
-		sent = sendmmsg(p->fd, msgs, n, MSG_DONTWAIT);
-	} while (sent < 0 && errno == EINTR);
-	return sent >= 0 ? sent : -errno;
+	sent = send_now(p, msgs, n);
+	/* Perhaps the interface was down, which is told once. */
+	if (sent == -ENETDOWN)
+		sent = send_now(p, msgs, n);
+	return sent;
 }
