@@ -17,9 +17,47 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "aoe/proto.h"
-#include "base/opt.h"
 #include "bench/figures.h"
+
+/* AoEr11 2 and 3, as far as it goes here. */
+enum {
+	AOE_ETHERTYPE = 0x88a2,
+	AOE_MAC_LEN = 6,
+	AOE_FRAME_MIN = 60,
+	AOE_SECTOR = 512,
+	AOE_FLAGS_AT = 14,
+	AOE_REQUEST = 0x10, /* version 1 */
+	AOE_RESPONSE = 0x08,
+	AOE_ERROR = 0x04,
+	AOE_ATA = 0,
+	AOE_QUERY = 1,
+	AOE_ATA_EXTENDED = 0x40,
+	AOE_ATA_WRITE = 0x01,
+	ATA_READ_EXT = 0x24,
+	ATA_WRITE_EXT = 0x34,
+	ATA_FAILED = 0xa9, /* BSY, DF, DRQ, ERR */
+};
+
+struct aoe_head {
+	uint8_t to[AOE_MAC_LEN], from[AOE_MAC_LEN];
+	be16 ethertype;
+	uint8_t flags, error;
+	be16 shelf;
+	uint8_t slot, command, tag[4];
+};
+
+struct aoe_ata {
+	uint8_t flags, feature, count, command, lba[6], reserved[2];
+};
+
+struct aoe_query {
+	be16 buffers, firmware;
+	uint8_t sectors, command;
+	be16 len;
+};
+
+#define AOE_ATA_HEAD   (sizeof(struct aoe_head) + sizeof(struct aoe_ata))
+#define AOE_QUERY_HEAD (sizeof(struct aoe_head) + sizeof(struct aoe_query))
 
 #define BATCH       64
 #define DISKS_MAX   64
@@ -208,7 +246,7 @@ static void prepare(struct load *l, struct disk *d, struct request *r)
 	r->len = (uint32_t)(AOE_ATA_HEAD + (writes(l) ? d->sectors * AOE_SECTOR : 0));
 	r->len = (uint32_t)max_u64(r->len, AOE_FRAME_MIN);
 	*h = (struct aoe_head){.ethertype = be16_of(AOE_ETHERTYPE),
-			       .flags = AOE_VERSION << 4,
+			       .flags = AOE_REQUEST,
 			       .shelf = be16_of(low_u16(l->o.shelf)),
 			       .slot = d->slot,
 			       .command = AOE_ATA};
@@ -217,7 +255,7 @@ static void prepare(struct load *l, struct disk *d, struct request *r)
 	r->frame.ata = (struct aoe_ata){
 		.flags = low_u8(AOE_ATA_EXTENDED | (writes(l) ? AOE_ATA_WRITE : 0)),
 		.count = low_u8(d->sectors),
-		.command = writes(l) ? 0x34 : 0x24};
+		.command = writes(l) ? ATA_WRITE_EXT : ATA_READ_EXT};
 	memset(r->frame.data, 0x5a, sizeof(r->frame.data));
 }
 
@@ -263,7 +301,7 @@ static void answered(struct load *l, const struct frame *f, uint32_t len)
 	if (r == NULL || !r->in_flight || memcmp(r->frame.head.tag, f->head.tag, 4) != 0)
 		return;
 	want = (uint32_t)AOE_ATA_HEAD + (writes(l) ? 0 : d->sectors * AOE_SECTOR);
-	if ((f->head.flags & AOE_ERROR) != 0 || (f->ata.command & 0xa9) != 0 || len < want) {
+	if ((f->head.flags & AOE_ERROR) != 0 || (f->ata.command & ATA_FAILED) != 0 || len < want) {
 		if (l->figures.errors++ == 0)
 			fprintf(stderr, "flags %02x error %02x status %02x, %u bytes\n",
 				f->head.flags, f->head.error, f->ata.command, len);
@@ -357,9 +395,9 @@ static int send_query(struct load *l)
 		struct aoe_query query;
 		uint8_t padding[AOE_FRAME_MIN - AOE_QUERY_HEAD];
 	} ask = {.head = {.ethertype = be16_of(AOE_ETHERTYPE),
-			  .flags = AOE_VERSION << 4,
-			  .shelf = be16_of(AOE_SHELF_ALL),
-			  .slot = AOE_SLOT_ALL,
+			  .flags = AOE_REQUEST,
+			  .shelf = be16_of(0xffff),
+			  .slot = 0xff,
 			  .command = AOE_QUERY}};
 
 	memset(ask.head.to, 0xff, sizeof(ask.head.to));
