@@ -134,6 +134,15 @@ def windows(bench):
                                    goals.AOE_RATE, goals.AOE_CPU)
 
 
+def xdp(bench):
+    for window in (16, 64):
+        for workload in ("randread", "read"):
+            ours = SpindleAoe(bench.build, xdp="on")
+            for finding in compare(bench, Load(workload, 1500, window), ours, Vblade(), goals.AOE_RATE,
+                                   goals.AOE_XDP_CPU):
+                yield finding._replace(what=f"{finding.what}, xdp=on")
+
+
 def four_disks(bench):
     for mtu in (1500, 9000):
         yield from compare(bench, Load("randread", mtu, 16, disks=4), SpindleAoe(bench.build), Vblade(), None,
@@ -155,4 +164,4 @@ def in_network(scenario):
 
 
 ALL = {name: in_network(scenario) for name, scenario in
-       {"AoE windows": windows, "AoE four disks": four_disks, "AoE durable": durable}.items()}
+       {"AoE windows": windows, "AoE xdp": xdp, "AoE four disks": four_disks, "AoE durable": durable}.items()}

@@ -396,11 +396,14 @@ static int place_create(struct aoe_port *port, struct unit *unit, const struct a
 		err = copy_macs(&place->export.admins, &export->admins);
 	if (err == 0)
 		err = disk_get(&place->disk, port->aoe, unit);
-	if (err != 0)
+	if (err != 0) {
 		place_free(place);
-	else
-		list_push_back(&port->places, &place->link);
-	return err;
+		return err;
+	}
+	list_push_back(&port->places, &place->link);
+	place->next = port->of_slot[export->slot];
+	port->of_slot[export->slot] = place;
+	return 0;
 }
 
 int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export, struct diag *d)

@@ -81,7 +81,8 @@ struct aoe_disk {
 /* A disk at a port. */
 struct aoe_place {
 	struct aoe_port *port;
-	struct list link; /* in port->places */
+	struct list link;       /* in port->places */
+	struct aoe_place *next; /* in port->of_slot[] */
 	struct aoe_disk *disk;
 	struct aoe_export export;
 	bool served;     /* nobody else does, as far as we know */
@@ -221,7 +222,8 @@ struct aoe_port {
 	struct list link;     /* in aoe->ports */
 	struct packet packet; /* closed while there is no such interface; `mac` is as it is now */
 	struct list places;
-	struct list out; /* answers */
+	struct aoe_place *of_slot[UINT8_MAX]; /* of all shelves, chained */
+	struct list out;                      /* answers */
 	struct aoe_counts counts;
 	bool flush_queued, blocked;
 	unsigned turn; /* frames that may still come in this turn of the loop */

@@ -212,22 +212,39 @@ static bool is_for(const struct aoe_head *h, const struct aoe_export *e)
 	       (h->slot == AOE_SLOT_ALL || h->slot == e->slot);
 }
 
+static void frame_for_many(struct aoe_port *port, const uint8_t *frame, uint32_t len)
+{
+	list_for_each (pos, &port->places) {
+		struct aoe_place *place = list_entry(pos, struct aoe_place, link);
+
+		if (is_for((const void *)frame, &place->export))
+			place_frame(place, frame, len, true);
+	}
+}
+
+static void frame_for_one(struct aoe_port *port, const uint8_t *frame, uint32_t len)
+{
+	const struct aoe_head *h = (const void *)frame;
+	struct aoe_place *place = port->of_slot[h->slot];
+
+	while (place != NULL && !is_for(h, &place->export))
+		place = place->next;
+	if (place != NULL)
+		place_frame(place, frame, len, false);
+}
+
 static void port_frame(struct packet *packet, const uint8_t *frame, uint32_t len)
 {
 	struct aoe_port *port = container_of(packet, struct aoe_port, packet);
 	const struct aoe_head *h = (const void *)frame;
-	bool to_many;
 
 	port->counts.received++;
 	if (len < sizeof(*h) || (h->flags & AOE_RESPONSE) != 0)
 		return;
-	to_many = be16_get(h->shelf) == AOE_SHELF_ALL || h->slot == AOE_SLOT_ALL;
-	list_for_each (pos, &port->places) {
-		struct aoe_place *place = list_entry(pos, struct aoe_place, link);
-
-		if (is_for(h, &place->export))
-			place_frame(place, frame, len, to_many);
-	}
+	if (be16_get(h->shelf) == AOE_SHELF_ALL || h->slot == AOE_SLOT_ALL)
+		frame_for_many(port, frame, len);
+	else
+		frame_for_one(port, frame, len);
 }
 
 /* As many as this turn has left. */

@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #define SEND_BYTES (8 * MiB) /* as far as the system allows (net.core.wmem_max) */
-#define RING_BYTES (8 * MiB)
 #define RING_BLOCK (64 * KiB)
 /* What lies before a frame's bytes: more than a header, an address, and the kernel's alignment. */
 #define RING_HEADER 128
@@ -251,7 +250,7 @@ int packet_want(struct packet *p, unsigned wanted)
 		return 0;
 	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted & STREAM_IN));
 	if (err == 0)
-		err = watch_sender(p, (wanted & STREAM_OUT) != 0);
+		err = watch_sender(p, (wanted & STREAM_OUT) != 0 && p->xdp == NULL);
 	if (err == 0 && p->xdp != NULL)
 		err = xdp_want(p->xdp, wanted);
 	if (err == 0)
