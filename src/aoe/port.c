@@ -164,7 +164,8 @@ static void flush(struct loop_msg *msg)
 	port->flush_queued = false;
 	aoe_port_update(port);
 	/* Who was answered may have asked for more meanwhile. */
-	if ((port->packet.wanted & STREAM_IN) != 0)
+	if (port->turn != 0 && packet_is_open(&port->packet) &&
+	    (port->packet.wanted & STREAM_IN) != 0)
 		receive(port);
 	aoe_settle(port->aoe);
 }

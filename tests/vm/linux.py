@@ -57,36 +57,6 @@ DECODERS_COMPLAINT = re.compile(r"malformed|too short|truncated|unexpected|illeg
                                 r"cannot|unknown\b(?!\))", re.IGNORECASE)
 
 
-class Guest:
-    """What the machine reported, by case."""
-
-    def __init__(self, console):
-        self.results, self.facts, self.kernel, self.problems = {}, {}, {}, []
-        self.tools, self.said = {}, {}
-        self.ended = False
-        for line in console.splitlines():
-            m = re.match(r"vm: (\w+) ?(\S*) ?(.*)", line.rstrip())
-            if m:
-                self.take(*m.groups())
-
-    def take(self, what, name, rest):
-        if what == "result":
-            self.results[name] = int(rest)
-        elif what == "fact":
-            key, _, value = rest.partition(" ")
-            self.facts.setdefault(name, {})[key] = value.strip()
-        elif what == "kernel":
-            self.kernel.setdefault(name, []).append(rest)
-        elif what == "sg":
-            self.tools.setdefault(name, []).append(rest)
-        elif what == "said":
-            self.said.setdefault(name, []).append(rest)
-        elif what == "problem":
-            self.problems.append(rest)
-        elif what == "end":
-            self.ended = True
-
-
 def contents():
     """Name to bytes: what goes through the file system, of every awkward length."""
     rng = random.Random(7143)
@@ -194,7 +164,7 @@ def run_all(directory):
             servers.append((name, server))
             rows.append((name, "ro" if "--ro" in options else "rw", server.portals[0][1], server.iqn(), digest,
                          more, *login_options(options)))
-        guest = Guest(boot(root, directory, rows))
+        guest = parts.Guest(boot(root, directory, rows))
     # The servers have stopped, and each has judged how it ended.
     said = {name: server.stderr() for name, server in servers}
     return guest, said

@@ -18,8 +18,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 
 from spindle import need_tool, skip  # noqa: E402
 
-# The cloud kernel: its virtio, iSCSI and ext4 are all that is needed, at a third of the size.
-KERNEL = "linux-image-cloud-amd64"
+# The cloud kernel: its virtio, iSCSI and ext4 are all that most need, at a third of the size.
+CLOUD_KERNEL, WHOLE_KERNEL = "linux-image-cloud-amd64", "linux-image-amd64"
 PACKAGES = ("busybox-static", "open-iscsi", "libopeniscsiusr", "libkmod2")
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 MODULES = ("virtio_pci", "virtio_net", "sd_mod", "iscsi_tcp", "crc32c-intel")
@@ -30,18 +30,18 @@ HOST_TOOLS = ("blkdiscard", "dd", "e2fsck", "fstrim", "mke2fs",
               "sg_write_same")
 
 
-def fetched():
+def fetched(kernel_name=CLOUD_KERNEL):
     """The folder with the unpacked packages; a test that cannot have them is skipped."""
     if platform.machine() != "x86_64":
         skip("the virtual machine is an x86_64 one, with tools of its host")
     cache = os.environ.get("SPINDLE_VM_CACHE") or skip("SPINDLE_VM_CACHE does not name a folder")
-    root = os.path.join(cache, "root")
+    root = os.path.join(cache, kernel_name)
     if not os.path.isdir(root):
         for name in ("apt-cache", "apt-get", "dpkg-deb"):
             need_tool(name)
         os.makedirs(cache, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as work:
-            fetch(work)
+            fetch(work, kernel_name)
             # Whole or not at all, whoever else fetches at the same time.
             try:
                 os.rename(os.path.join(work, "root"), root)
@@ -51,12 +51,12 @@ def fetched():
     return root
 
 
-def fetch(work):
-    depends = subprocess.run(["apt-cache", "depends", "--important", KERNEL], text=True,
+def fetch(work, kernel_name):
+    depends = subprocess.run(["apt-cache", "depends", "--important", kernel_name], text=True,
                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
     image = re.search(r"Depends: (linux-image-\S+)", depends)
     if image is None:
-        skip(f"apt does not know {KERNEL} (apt-get update)")
+        skip(f"apt does not know {kernel_name} (apt-get update)")
     try:
         got = subprocess.run(["apt-get", "-qq", "download", image[1], *PACKAGES], cwd=work, text=True,
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ def kernel(root):
     return os.path.join(boot, names[0])
 
 
-def modules(root):
+def modules(root, wanted):
     """Paths of the modules, each after those it depends on; the package has no modules.dep."""
     found = {}
     for folder, _, names in os.walk(os.path.join(root, "lib", "modules")):
@@ -97,7 +97,7 @@ def modules(root):
             add(other)
         order.append(path)
 
-    for name in MODULES:
+    for name in wanted:
         add(name)
     return order
 
@@ -117,6 +117,36 @@ def libraries(program, root):
         # The loader by the path that programs name; the rest where it looks first.
         wanted[m[2] if m[1] is None else "/lib/" + m[1]] = m[2]
     return wanted
+
+
+class Guest:
+    """What the machine reported, by case."""
+
+    def __init__(self, console):
+        self.results, self.facts, self.kernel, self.problems = {}, {}, {}, []
+        self.tools, self.said = {}, {}
+        self.ended = False
+        for line in console.splitlines():
+            m = re.match(r"vm: (\w+) ?(\S*) ?(.*)", line.rstrip())
+            if m:
+                self.take(*m.groups())
+
+    def take(self, what, name, rest):
+        if what == "result":
+            self.results[name] = int(rest)
+        elif what == "fact":
+            key, _, value = rest.partition(" ")
+            self.facts.setdefault(name, {})[key] = value.strip()
+        elif what == "kernel":
+            self.kernel.setdefault(name, []).append(rest)
+        elif what == "sg":
+            self.tools.setdefault(name, []).append(rest)
+        elif what == "said":
+            self.said.setdefault(name, []).append(rest)
+        elif what == "problem":
+            self.problems.append(rest)
+        elif what == "end":
+            self.ended = True
 
 
 class Initramfs:
@@ -148,20 +178,20 @@ class Initramfs:
                     f.write(piece + bytes(-len(piece) % 4))
 
 
-def initramfs(root):
+def initramfs(root, init="init.sh", wanted_modules=MODULES, tools=HOST_TOOLS):
     """With the programs and modules in it; the caller adds its files and writes it."""
     tree = Initramfs()
     for name in ("dev", "mnt", "proc", "run", "sys", "tmp", "var/run", "etc/iscsi"):
         tree.folder(name)
-    tree.copy("init", os.path.join(HERE, "init.sh"))
+    tree.copy("init", os.path.join(HERE, init))
     tree.copy("bin/busybox", os.path.join(root, "bin/busybox"))
     programs = {"iscsistart": os.path.join(root, "sbin/iscsistart")}
-    programs.update({name: need_tool(name) for name in HOST_TOOLS})
+    programs.update({name: need_tool(name) for name in tools})
     for name, path in programs.items():
         tree.copy("sbin/" + name, path)
         for there, here in libraries(path, root).items():
             tree.copy(there, here)
-    paths = modules(root)
+    paths = modules(root, wanted_modules)
     for path in paths:
         tree.copy("modules/" + os.path.basename(path), path)
     tree.add("modules/order", "".join(os.path.basename(p) + "\n" for p in paths).encode())
