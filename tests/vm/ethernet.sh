@@ -92,6 +92,7 @@ all() {
 	grow
 }
 
+# shellcheck source=/dev/null
 . /parameters
 while read -r module; do
 	insmod "/modules/$module" || say "problem x insmod $module"
