@@ -19,12 +19,13 @@
 #define FORGET_MS UINT64_C(10000) /* how long after a write an older one may come */
 #define SAY_MS    (60 * UINT64_C(1000))
 
-/* Who counts: a run of frames, and a clock of 100 to 1000 Hz. */
+/* Who counts: a run of frames, and a clock of 100 to 1000 Hz, as far as one can tell: frames come in bunches
+ * when somebody is busy. A clock of 2500 Hz has an order for 13 s still, which is longer than FORGET_MS. */
 #define RUN             64
 #define CLOCK_MS        UINT64_C(1000)  /* it is looked at for so long at least, */
 #define CLOCK_MS_MAX    UINT64_C(20000) /* and not for longer, since it comes round */
-#define TICKS_PER_S_MIN 80
-#define TICKS_PER_S_MAX 1200
+#define TICKS_PER_S_MIN 50
+#define TICKS_PER_S_MAX 2500
 
 /* What continues a counter: its own source may have lost frames; another one must be close to it. */
 #define LOST_MAX   8192

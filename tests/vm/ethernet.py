@@ -23,13 +23,16 @@ from harness import MIB, Spindle, main, need_tool, skip  # noqa: E402
 
 import aoe  # noqa: E402
 
+for tool_name in ("qemu-system-x86_64", "ldd"):
+    need_tool(tool_name)
+ROOT = parts.fetched(parts.WHOLE_KERNEL)  # while there is a network
 aoe.in_namespace()
 
 LIMIT_S = 420
 SIZE, GROWN, RAW_AT = 64 * MIB, 80 * MIB, 32 * MIB
 TAPS = ("tap0", "tap1")
 RAW = random.Random(88).randbytes(2 * MIB)
-MODULES = ("virtio_pci", "virtio_net", "ext4", "aoe")
+MODULES = ("virtio_pci", "virtio_net", "crc32c-intel", "crc32c_generic", "ext4", "aoe")
 TOOLS = ("dd", "mke2fs", "e2fsck")
 
 
@@ -99,23 +102,20 @@ def check_image(path):
 
 
 def test_linux():
-    root = parts.fetched(parts.WHOLE_KERNEL)
     make_taps()
     with tempfile.TemporaryDirectory(prefix="spindle-vm-") as directory:
         args = ["--size", str(SIZE), "--no-iscsi", *[arg for name in TAPS for arg in ("--aoe", f"{name}:1.0")]]
         with Spindle("disk.img", args=args, directory=directory):
-            guest = boot(root, directory)
+            guest = boot(ROOT, directory)
         assert guest.ended and not guest.problems, guest.problems
         assert guest.results.get("all") == 0, guest.results
         found, grown = guest.facts["found"], guest.facts["grown"]
         assert found["size"] == str(SIZE // 512) and grown["size"] == str(GROWN // 512), (found, grown)
-        assert found["aoe/payload"] == "1024" and found["aoe/state"] == "up", found
-        assert found["aoe/netif"].replace(" ", "") in ("eth0,eth1", "eth1,eth0"), found
+        assert found["payload"] == "1024" and found["state"] == "up", found
+        assert found["netif"].replace(" ", "") in ("eth0,eth1", "eth1,eth0"), found
         bad = [line for line in guest.kernel.get("all", []) if re.search(r"BUG|Call Trace|I/O error|hung", line)]
         assert not bad, bad
         check_image(os.path.join(directory, "disk.img"))
 
 
-for tool_name in ("qemu-system-x86_64", "ldd"):
-    need_tool(tool_name)
 main(globals())

@@ -20,7 +20,7 @@ fresh() {
 }
 
 facts() {
-	for name in size ro aoe/mac aoe/netif aoe/payload aoe/state; do
+	for name in size ro mac netif payload state; do
 		say "fact $1 $name $(cat "/sys/block/etherd!e1.0/$name" 2>&1)"
 	done
 }
@@ -28,7 +28,7 @@ facts() {
 find_disk() {
 	echo 1 >/dev/etherd/discover
 	for _ in $(seq 150); do
-		[ -b /dev/etherd/e1.0 ] && grep -q up "/sys/block/etherd!e1.0/aoe/state" && return 0
+		[ -b /dev/etherd/e1.0 ] && grep -q up "/sys/block/etherd!e1.0/state" && return 0
 		usleep 100000
 	done
 	return 1
@@ -84,25 +84,30 @@ file_system() {
 }
 
 all() {
+	dmesg -c >/dev/null
+	set -e
+	set -x
 	find_disk
+	set +x
 	facts found
+	set -x
 	raw "$RAW_AT"
 	file_system
 	one_path
 	grow
 }
 
-# shellcheck source=/dev/null
-. /parameters
 while read -r module; do
 	insmod "/modules/$module" || say "problem x insmod $module"
 done </modules/order
 for interface in eth0 eth1; do
 	ip link set "$interface" up
 done
-(set -ex; all) >/tmp/log 2>&1 && status=0 || status=$?
-[ "$status" = 0 ] || sed 's/^/log: /' /tmp/log
-say "result all $status"
-dmesg | grep -iE "aoe|etherd|error|BUG|Call Trace|hung" | sed 's/^\[[^]]*\] //; s/^/vm: kernel all /'
-say "end x"
+# shellcheck disable=SC1091 # the host made it
+. /parameters
+# A subshell that is not part of a condition, or its "set -e" would be void.
+(all) 2>&1
+say "result all $?"
+dmesg | sed 's/^\[[^]]*\] //' | grep -v "setting .* byte data frames" | sed 's/^/vm: kernel all /'
+say "end"
 poweroff -f
