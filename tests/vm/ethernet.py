@@ -10,10 +10,8 @@ import hashlib
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
-import time
 
 import parts
 
@@ -28,7 +26,6 @@ for tool_name in ("qemu-system-x86_64", "ldd"):
 ROOT = parts.fetched(parts.WHOLE_KERNEL)  # while there is a network
 aoe.in_namespace()
 
-LIMIT_S = 420
 SIZE, GROWN, RAW_AT = 64 * MIB, 80 * MIB, 32 * MIB
 TAPS = ("tap0", "tap1")
 RAW = random.Random(88).randbytes(2 * MIB)
@@ -43,54 +40,23 @@ def make_taps():
         aoe.ip("link", "set", name, "up")
 
 
-def attend(process, directory, console):
-    """While the machine runs: what it asks its host for."""
-    acts = {
-        "unplug": lambda: aoe.ip("link", "set", TAPS[0], "down"),
-        "plug": lambda: aoe.ip("link", "set", TAPS[0], "up"),
-        "grow": lambda: os.truncate(os.path.join(directory, "disk.img"), GROWN),
-    }
-    end, done = time.monotonic() + LIMIT_S, set()
-    while process.poll() is None:
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.2)
-        if not os.path.exists(console):
-            continue
-        with open(console, encoding="utf-8", errors="replace") as f:
-            asked = set(re.findall(r"^vm: (unplug|plug|grow)\s*$", f.read(), re.MULTILINE))
-        for what in sorted(asked - done, reverse=True):
-            acts[what]()
-        done |= asked
+def act(directory, word):
+    """What the machine asks its host for."""
+    if word == "grow":
+        os.truncate(os.path.join(directory, "disk.img"), GROWN)
+    else:
+        aoe.ip("link", "set", TAPS[0], {"unplug": "down", "plug": "up"}[word])
 
 
-def boot(root, directory):
-    tree = parts.initramfs(root, "ethernet.sh", MODULES, TOOLS)
+def boot(directory):
+    tree = parts.initramfs(ROOT, "ethernet.sh", MODULES, TOOLS)
     tree.add("raw", RAW)
     tree.add("parameters", f"RAW_AT={RAW_AT}\n".encode())
-    initrd, console = os.path.join(directory, "initrd"), os.path.join(directory, "console")
-    tree.write(initrd)
-    qemu = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
-            "-accel", os.environ.get("SPINDLE_VM_ACCEL", "tcg"), "-m", "512", "-smp", "1", "-cpu", "max",
-            "-kernel", parts.kernel(root), "-initrd", initrd,
-            "-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{console}"]
-    for name in TAPS:
-        qemu += ["-netdev", f"tap,id={name},ifname={name},script=no,downscript=no",
-                 "-device", f"virtio-net-pci,netdev={name},romfile=,mac=52:54:00:00:00:0{TAPS.index(name)}"]
-    with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True) as process:
-        try:
-            attend(process, directory, console)
-            said, _ = process.communicate()
-        except TimeoutError:
-            said = f"not at its end within {LIMIT_S} s"
-        finally:
-            process.kill()
-    with open(console, encoding="utf-8", errors="replace") as f:
-        text = f.read()
-    print(text.replace("\r", ""), flush=True)
-    assert process.returncode == 0, f"qemu: {said}"
-    return parts.Guest(text)
+    network = []
+    for n, name in enumerate(TAPS):
+        network += ["-netdev", f"tap,id={name},ifname={name},script=no,downscript=no",
+                    "-device", f"virtio-net-pci,netdev={name},romfile=,mac=52:54:00:00:00:0{n}"]
+    return parts.run(ROOT, tree, directory, network, lambda word, _: act(directory, word))
 
 
 def check_image(path):
@@ -106,7 +72,7 @@ def test_linux():
     with tempfile.TemporaryDirectory(prefix="spindle-vm-") as directory:
         args = ["--size", str(SIZE), "--no-iscsi", *[arg for name in TAPS for arg in ("--aoe", f"{name}:1.0")]]
         with Spindle("disk.img", args=args, directory=directory):
-            guest = boot(ROOT, directory)
+            guest = parts.Guest(boot(directory))
         assert guest.ended and not guest.problems, guest.problems
         assert guest.results.get("all") == 0, guest.results
         found, grown = guest.facts["found"], guest.facts["grown"]

@@ -22,7 +22,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(parts.HERE), "system"))
 
 from harness import MIB, Spindle, main, need_tool, tool  # noqa: E402
 
-LIMIT_S = 420  # far more than it takes on a machine of its own
 SIZE = 64 * MIB
 GROWN = 80 * MIB
 RAW_AT = 48 * MIB  # below it the file system, from here on the raw area,
@@ -80,21 +79,8 @@ def make_file_system(path):
         tool("mke2fs", "-q", "-t", "ext4", "-d", d, path)
 
 
-def attend(process, directory, console):
-    """While the machine runs: what it asks its host for."""
-    end = time.monotonic() + LIMIT_S
-    grown = set()
-    while process.poll() is None:
-        if time.monotonic() > end:
-            raise TimeoutError
-        time.sleep(0.2)
-        if not os.path.exists(console):
-            continue
-        with open(console, encoding="utf-8", errors="replace") as f:
-            asked = set(re.findall(r"^vm: grow (\S+)\s*$", f.read(), re.MULTILINE))
-        for name in asked - grown:
-            os.truncate(os.path.join(directory, name, "disk.img"), GROWN)
-        grown |= asked
+def grow(directory, name):
+    os.truncate(os.path.join(directory, name, "disk.img"), GROWN)
 
 
 def boot(root, directory, cases):
@@ -107,28 +93,9 @@ def boot(root, directory, cases):
     tree.add("sums", "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n"
                              for name, data in FILES.items()).encode())
     tree.add("cases", "".join(" ".join(map(str, case)) + "\n" for case in cases).encode())
-    initrd, console = os.path.join(directory, "initrd"), os.path.join(directory, "console")
-    tree.write(initrd)
-    qemu = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
-            # Software emulation: a minute for all of it, and the same on every machine.
-            "-accel", os.environ.get("SPINDLE_VM_ACCEL", "tcg"), "-m", "512", "-smp", "1", "-cpu", "max",
-            "-kernel", parts.kernel(root), "-initrd", initrd,
-            "-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{console}",
-            "-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,romfile="]
-    with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            attend(process, directory, console)
-            said, _ = process.communicate()
-        except TimeoutError:
-            said = f"not at its end within {LIMIT_S} s"
-        finally:
-            process.kill()
-    with open(console, encoding="utf-8", errors="replace") as f:
-        text = f.read()
-    print(text.replace("\r", ""), flush=True)
-    assert process.returncode == 0, f"qemu: {said}"
-    return text
+    return parts.run(root, tree, directory, ["-netdev", "user,id=net,ipv6=off",
+                                             "-device", "virtio-net-pci,netdev=net,romfile="],
+                     lambda word, name: grow(directory, name))
 
 
 def make_secrets(directory):

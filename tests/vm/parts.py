@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
@@ -21,6 +22,7 @@ from spindle import need_tool, skip  # noqa: E402
 # The cloud kernel: its virtio, iSCSI and ext4 are all that most need, at a third of the size.
 CLOUD_KERNEL, WHOLE_KERNEL = "linux-image-cloud-amd64", "linux-image-amd64"
 PACKAGES = ("busybox-static", "open-iscsi", "libopeniscsiusr", "libkmod2")
+LIMIT_S = 420  # far more than it takes on a machine of its own
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 MODULES = ("virtio_pci", "virtio_net", "sd_mod", "iscsi_tcp", "crc32c-intel")
 HOST_TOOLS = ("blkdiscard", "dd", "e2fsck", "fstrim", "mke2fs",
@@ -196,3 +198,45 @@ def initramfs(root, init="init.sh", wanted_modules=MODULES, tools=HOST_TOOLS):
         tree.copy("modules/" + os.path.basename(path), path)
     tree.add("modules/order", "".join(os.path.basename(p) + "\n" for p in paths).encode())
     return tree
+
+
+def attend(process, console, act):
+    """While the machine runs: each thing that it asks its host for, once. act(word, name)."""
+    end, done = time.monotonic() + LIMIT_S, set()
+    while process.poll() is None:
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.2)
+        if not os.path.exists(console):
+            continue
+        with open(console, encoding="utf-8", errors="replace") as f:
+            asked = re.findall(r"^vm: (grow|unplug|plug) ?(\S*)\s*$", f.read(), re.MULTILINE)
+        for word, name in asked:
+            if (word, name) not in done:
+                act(word, name)
+        done |= set(asked)
+
+
+def run(root, tree, directory, network, act):
+    """Runs the machine to its end; what it wrote on its console."""
+    initrd, console = os.path.join(directory, "initrd"), os.path.join(directory, "console")
+    tree.write(initrd)
+    qemu = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
+            # Software emulation: a minute for all of it, and the same on every machine.
+            "-accel", os.environ.get("SPINDLE_VM_ACCEL", "tcg"), "-m", "512", "-smp", "1", "-cpu", "max",
+            "-kernel", kernel(root), "-initrd", initrd,
+            "-append", "console=ttyS0 quiet panic=-1", "-serial", f"file:{console}", *network]
+    with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            attend(process, console, act)
+            said, _ = process.communicate()
+        except TimeoutError:
+            said = f"not at its end within {LIMIT_S} s"
+        finally:
+            process.kill()
+    with open(console, encoding="utf-8", errors="replace") as f:
+        text = f.read()
+    print(text.replace("\r", ""), flush=True)
+    assert process.returncode == 0, f"qemu: {said}"
+    return text
