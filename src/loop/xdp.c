@@ -141,12 +141,15 @@ static int put_into_map(const struct xdp *x)
 
 static int register_memory(struct xdp *x)
 {
+	const int bytes = TX * CHUNK;
 	struct xdp_umem_reg reg = {.len = CHUNKS * CHUNK, .chunk_size = CHUNK};
 	void *at = mmap(NULL, reg.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (at == MAP_FAILED)
 		return -ENOMEM;
 	x->chunks = at;
+	/* All that may be on its way, as far as the system allows. */
+	(void)setsockopt(x->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 	reg.addr = (uintptr_t)at;
 	return setsockopt(x->fd, SOL_XDP, XDP_UMEM_REG, &reg, sizeof(reg)) == 0 ? 0 : -errno;
 }
@@ -341,12 +344,23 @@ static bool is_for_us(const struct packet *p, const uint8_t *frame)
 	       memcmp(frame, everybody, PACKET_MAC_LEN) == 0;
 }
 
+/* They leave in order, a few with each call. What is left over leaves with the next ones, or
+ * when something comes. */
+static void kick(const struct xdp *x)
+{
+	for (unsigned i = 0; i < KICKS && theirs(x->tx.consumer) != *x->tx.producer; i++)
+		if (sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN &&
+		    errno != EINTR)
+			break;
+}
+
 unsigned xdp_recv(struct xdp *x, unsigned n)
 {
 	uint32_t at = *x->rx.consumer, free_at = *x->fill.producer;
 	const uint32_t end = theirs(x->rx.producer);
 	unsigned done = 0;
 
+	kick(x);
 	for (; at != end && done < n; at++, done++) {
 		const struct xdp_desc *d = desc_at(&x->rx, at);
 		const uint8_t *frame = x->chunks + d->addr;
@@ -373,15 +387,6 @@ static void take_back(struct xdp *x)
 	for (; at != end; at++)
 		x->spare[x->nspare++] = *address_at(&x->done, at);
 	ours(x->done.consumer, at);
-}
-
-/* They leave in order, a few with each call. What is left over leaves with the next ones. */
-static void kick(const struct xdp *x)
-{
-	for (unsigned i = 0; i < KICKS && theirs(x->tx.consumer) != *x->tx.producer; i++)
-		if (sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN &&
-		    errno != EINTR)
-			break;
 }
 
 int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n)
