@@ -11,7 +11,7 @@ import os
 import random
 import signal
 
-from harness import Spindle, main
+from harness import Spindle, main, wait_until
 
 import aoe
 import iscsi
@@ -32,9 +32,18 @@ def both(store):
         yield s, c
 
 
+def stands_still(server):
+    def state(task):
+        with open(f"/proc/{server.pid}/task/{task}/stat", encoding="utf-8") as f:
+            return f.read().rpartition(") ")[2][0]
+
+    return all(state(task) == "T" for task in os.listdir(f"/proc/{server.pid}/task"))
+
+
 @contextlib.contextmanager
 def stopped(server):
     os.kill(server.pid, signal.SIGSTOP)
+    wait_until(lambda: stands_still(server), 10, "all threads to stand still")
     try:
         yield
     finally:
