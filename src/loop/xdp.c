@@ -64,7 +64,7 @@ static int create_map(struct xdp *x)
 	INSN(.code = BPF_LDX | BPF_MEM | (size), .dst_reg = (dst), .src_reg = (src), \
 	     .off = (int16_t)(at))
 /* To the two instructions that pass the frame on. */
-#define PASS_AT 19
+#define PASS_AT 22
 #define PASS_IF(op, dst, src, here)                                              \
 	INSN(.code = BPF_JMP | (op) | BPF_X, .dst_reg = (dst), .src_reg = (src), \
 	     .off = PASS_AT - 1 - (here))
@@ -72,7 +72,8 @@ static int create_map(struct xdp *x)
 	INSN(.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (dst), .imm = (n), \
 	     .off = PASS_AT - 1 - (here))
 
-/* Frames of the type, without the masked bits, that fit: to the socket. All others: on their way. */
+/* Frames of the type, without the masked bits, to one address, that fit: to the socket. All others: on their
+ * way, so that what is said to everybody is heard by everybody. */
 static int load_program(struct xdp *x, const struct packet_config *config)
 {
 	static const char license[] = "BSD";
@@ -90,16 +91,19 @@ static int load_program(struct xdp *x, const struct packet_config *config)
 		/* 10 */ LOAD(BPF_B, 5, 2, config->mask_at),
 		/* 11 */ AND(5, config->mask_bits),
 		/* 12 */ PASS_IF_NOT(5, config->mask_value, 12),
-		/* 13 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
-		/* 14 */
+		/* 13 */ LOAD(BPF_B, 5, 2, 0),
+		/* 14 */ AND(5, 1),
+		/* 15 */ PASS_IF_NOT(5, 0, 15),
+		/* 16 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
+		/* 17 */
 		INSN(.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD,
 		     .imm = x->xsks),
-		/* 15 */ INSN(0),
-		/* 16 */ SET(3, XDP_PASS),
-		/* 17 */ INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map),
-		/* 18 */ INSN(.code = BPF_JMP | BPF_EXIT),
-		/* 19 */ SET(0, XDP_PASS),
-		/* 20 */ INSN(.code = BPF_JMP | BPF_EXIT),
+		/* 18 */ INSN(0),
+		/* 19 */ SET(3, XDP_PASS),
+		/* 20 */ INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map),
+		/* 21 */ INSN(.code = BPF_JMP | BPF_EXIT),
+		/* 22 */ SET(0, XDP_PASS),
+		/* 23 */ INSN(.code = BPF_JMP | BPF_EXIT),
 	};
 	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_XDP,
 			       .insns = (uintptr_t)code,
