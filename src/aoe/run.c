@@ -96,6 +96,13 @@ static int result_for_all(const struct aoe_task *first)
 	return first->unit_task.aborted ? -ECANCELED : first->uio.io.result;
 }
 
+static bool flush_failed(const struct aoe_task *first)
+{
+	const struct io *io = &first->uio.io;
+
+	return io->op == IO_FLUSH && io->result != 0 && !first->unit_task.aborted;
+}
+
 static void stand_alone(struct aoe_task *t, enum io_op op, int result)
 {
 	struct io *io = &t->uio.io;
@@ -111,6 +118,7 @@ static void stand_alone(struct aoe_task *t, enum io_op op, int result)
 void aoe_run_end(struct aoe_task *t, void (*each)(struct aoe_task *t, bool of_a_run))
 {
 	struct aoe_run *run = t->run;
+	enum io_op op;
 	int result;
 
 	if (run == NULL) {
@@ -118,10 +126,11 @@ void aoe_run_end(struct aoe_task *t, void (*each)(struct aoe_task *t, bool of_a_
 		return;
 	}
 	result = result_for_all(t);
-	/* The others never had another operation; the first one's may be a flush by now. */
+	/* The others never had another operation; the first one's may be a flush by now, which fails for all. */
+	op = flush_failed(t) ? IO_FLUSH : run->tasks[1]->uio.io.op;
 	for (unsigned i = 0; i < run->n; i++)
-		stand_alone(run->tasks[i], run->tasks[1]->uio.io.op, result);
+		stand_alone(run->tasks[i], op, result);
 	for (unsigned i = 0; i < run->n; i++)
-		each(run->tasks[i], true);
+		each(run->tasks[i], op != IO_FLUSH);
 	free(run);
 }

@@ -23,6 +23,7 @@ aoe.in_namespace()
 SEED = int(os.environ.get("SPINDLE_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 SECTOR, EACH, RUN = aoe.SECTOR, 2, 32  # of a frame; frames of a run at most
 LOGICAL_UNIT_RESET = 5
+FAULT = aoe.FAILED | 0x20  # the device's
 
 
 @contextlib.contextmanager
@@ -106,6 +107,14 @@ def test_one_of_them_fails():
             if i != 5:
                 lba = (first + i) * EACH
                 assert c.read(lba, EACH) == pattern(2, lba, EACH)
+
+
+def test_the_flush_fails():
+    """That is told of all as it is of one: the disk has failed, and nothing is written by itself instead."""
+    with both("fault:rule=flush;eio;count=1:ram:1M") as (s, c):
+        answers = burst(s, c, writes(0, RUN, 1))
+        assert {(a.status, a.ata_error) for a in answers} == {(FAULT, aoe.ABRT)}, answers[0]
+        s.kill()  # it would say that it cannot flush
 
 
 def test_past_the_end():
