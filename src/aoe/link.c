@@ -214,6 +214,8 @@ static void went_down(struct aoe_port *port)
 	aoe_probe_stop(port);
 	list_for_each (pos, &port->places)
 		list_entry(pos, struct aoe_place, link)->served = false;
+	/* Answers that cannot leave would keep the requests of other paths out. */
+	aoe_port_drop(port);
 }
 
 static void close_it(struct aoe_port *port)
