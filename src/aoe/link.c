@@ -30,6 +30,14 @@ static unsigned sectors_that_fit(unsigned mtu)
 	return n < 1 ? 1 : n > AOE_SECTORS_MAX ? AOE_SECTORS_MAX : n;
 }
 
+unsigned aoe_port_limit(const struct aoe_port *port, bool to_disk)
+{
+	if (to_disk && port->fitted > port->fits &&
+	    loop_now_ns(port->aoe->loop) < port->remembered_ns)
+		return port->fitted;
+	return port->fits;
+}
+
 static void set_mtu(struct aoe_port *port, unsigned mtu)
 {
 	const unsigned fits = sectors_that_fit(mtu);
@@ -37,19 +45,11 @@ static void set_mtu(struct aoe_port *port, unsigned mtu)
 	port->mtu = mtu;
 	if (fits == port->fits)
 		return;
-	port->fitted = port->fits;
+	port->fitted = aoe_port_limit(port, true);
 	port->remembered_ns = loop_now_ns(port->aoe->loop) + REMEMBERED_NS;
 	port->fits = fits;
 	/* So that what a client splits stays on blocks of 4 KiB. */
 	port->sectors = fits > 8 ? (unsigned)align_down(fits, 8) : fits;
-}
-
-unsigned aoe_port_limit(const struct aoe_port *port, bool to_disk)
-{
-	if (to_disk && port->fitted > port->fits &&
-	    loop_now_ns(port->aoe->loop) < port->remembered_ns)
-		return port->fitted;
-	return port->fits;
 }
 
 /* ---- What is told ---- */
@@ -271,11 +271,20 @@ static void reopen(struct aoe_port *port)
 		again_later(port, err);
 }
 
+static void follow_address(struct aoe_port *port, const uint8_t mac[AOE_MAC_LEN])
+{
+	const int err = packet_follow_address(&port->packet, mac);
+
+	if (err != 0)
+		log_event(port->aoe->log, LOG_WARN, "aoe-xdp-ended",
+			  F_STR("interface", port->packet.interface), F_ERRNO("why", err));
+	port->tell_all = true;
+}
+
 static void use(struct aoe_port *port, const struct link_facts *facts)
 {
 	if (memcmp(port->packet.mac, facts->mac, sizeof(facts->mac)) != 0) {
-		memcpy(port->packet.mac, facts->mac, sizeof(facts->mac));
-		port->tell_all = true;
+		follow_address(port, facts->mac);
 	}
 	set_mtu(port, facts->mtu);
 	port->tell_all = port->tell_all || port->sectors != port->told.sectors;

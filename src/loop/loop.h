@@ -287,7 +287,7 @@ struct packet {
 	void (*ready)(struct packet *p, unsigned events);
 	/* Out of packet_recv: a frame, whose bytes are good until it returns. */
 	void (*frame)(struct packet *p, const uint8_t *data, uint32_t len);
-	uint8_t mac[PACKET_MAC_LEN]; /* the interface's, when it was opened */
+	uint8_t mac[PACKET_MAC_LEN]; /* the interface's, as far as it was told */
 	int index;                   /* the interface's: one that is made anew has another */
 	char interface[16];
 	/* private */
@@ -297,7 +297,7 @@ struct packet {
 	struct loop_source source;
 	/* Not watched but while it has no room: else each frame that leaves would look for who waits. */
 	int send_fd;
-	bool send_watched;
+	bool send_full, send_watched;
 	struct loop_source send_source;
 	struct packet_ring {
 		uint8_t *at; /* NULL: there is none */
@@ -331,8 +331,10 @@ static inline bool packet_is_open(const struct packet *p)
 {
 	return p->loop != NULL && p->fd >= 0;
 }
-/* -ENETDOWN: it is closed. */
+/* -ENETDOWN: it is closed. STREAM_OUT: after packet_send() has said -EAGAIN. */
 int packet_want(struct packet *p, unsigned wanted);
+/* The interface has another address. 0 or -errno: it is known, but AF_XDP is used no more. */
+int packet_follow_address(struct packet *p, const uint8_t mac[PACKET_MAC_LEN]);
 /* Hands at most `n` frames for this machine and interface to `frame`, and says how many there were. */
 unsigned packet_recv(struct packet *p, unsigned n);
 /* How many there was no room for, since it was first opened. */

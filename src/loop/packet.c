@@ -215,7 +215,7 @@ int packet_open(struct packet *p, struct loop *loop, const struct packet_config 
 	p->source.ready = packet_source_ready;
 	p->send_source.ready = send_source_ready;
 	p->send_fd = -1;
-	p->send_watched = false;
+	p->send_watched = p->send_full = false;
 	str_copy(p->interface, sizeof(p->interface), config->interface);
 	p->xdp = NULL;
 	err = set_up(p, config);
@@ -224,13 +224,21 @@ int packet_open(struct packet *p, struct loop *loop, const struct packet_config 
 	return err;
 }
 
+static void end_xdp(struct packet *p)
+{
+	if (p->xdp == NULL)
+		return;
+	p->lost += xdp_lost(p->xdp);
+	xdp_close(p->xdp);
+	p->xdp = NULL;
+}
+
 void packet_close(struct packet *p)
 {
 	if (p->loop == NULL || p->fd < 0)
 		return;
 	(void)packet_lost(p);
-	xdp_close(p->xdp);
-	p->xdp = NULL;
+	end_xdp(p);
 	loop_unwatch(p->loop, p->fd, &p->source);
 	watch_sender(p, false);
 	if (p->send_fd >= 0)
@@ -240,21 +248,40 @@ void packet_close(struct packet *p)
 	p->fd = -1;
 }
 
+static int want_in(struct packet *p, unsigned in)
+{
+	int err;
+
+	if (in == (p->wanted & STREAM_IN))
+		return 0;
+	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(in));
+	if (err == 0 && p->xdp != NULL)
+		err = xdp_want(p->xdp, in);
+	return err;
+}
+
 int packet_want(struct packet *p, unsigned wanted)
 {
 	int err;
 
 	if (p->fd < 0)
 		return -ENETDOWN;
-	if (p->wanted == wanted)
-		return 0;
-	err = loop_rewatch(p->loop, p->fd, &p->source, to_epoll(wanted & STREAM_IN));
+	err = want_in(p, wanted & STREAM_IN);
 	if (err == 0)
-		err = watch_sender(p, (wanted & STREAM_OUT) != 0 && p->xdp == NULL);
-	if (err == 0 && p->xdp != NULL)
-		err = xdp_want(p->xdp, wanted);
+		err = watch_sender(p, (wanted & STREAM_OUT) != 0 && p->send_full);
 	if (err == 0)
 		p->wanted = wanted;
+	return err;
+}
+
+int packet_follow_address(struct packet *p, const uint8_t mac[PACKET_MAC_LEN])
+{
+	int err;
+
+	memcpy(p->mac, mac, PACKET_MAC_LEN);
+	err = p->xdp != NULL ? xdp_follow_address(p->xdp) : 0;
+	if (err != 0)
+		end_xdp(p);
 	return err;
 }
 
@@ -280,7 +307,8 @@ static void fetch(const struct tpacket2_hdr *h)
 
 unsigned packet_recv(struct packet *p, unsigned n)
 {
-	unsigned done = p->xdp != NULL ? xdp_recv(p->xdp, n) : 0;
+	/* Neither way keeps the other one out. */
+	unsigned done = p->xdp != NULL ? xdp_recv(p->xdp, n - n / 4) : 0;
 
 	if (p->ring.at == NULL)
 		return done;
@@ -306,6 +334,8 @@ uint64_t packet_lost(struct packet *p)
 
 	if (p->fd >= 0 && getsockopt(p->fd, SOL_PACKET, PACKET_STATISTICS, &now, &len) == 0)
 		p->lost += now.tp_drops;
+	if (p->xdp != NULL)
+		p->lost += xdp_lost(p->xdp);
 	return p->lost;
 }
 
@@ -338,6 +368,7 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	if (p->fd < 0)
 		return -ENETDOWN;
 	n = n < PACKET_BATCH ? n : PACKET_BATCH;
+	p->send_full = false;
 	if (p->xdp != NULL && xdp_takes(frames[0].len))
 		return xdp_send(p->xdp, frames, count_short(frames, n));
 	for (unsigned i = 0; i < n; i++) {
@@ -349,5 +380,6 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	/* Perhaps the interface was down, which is told once. */
 	if (sent == -ENETDOWN)
 		sent = send_now(p, msgs, n);
+	p->send_full = sent == -EAGAIN;
 	return sent;
 }

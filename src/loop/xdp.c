@@ -4,6 +4,7 @@
 #include <linux/bpf.h>
 #include <linux/if_link.h>
 #include <linux/if_xdp.h>
+#include <net/ethernet.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,13 +13,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CHUNK  4096 /* of memory, a frame each */
-#define RX     1024
-#define TX     512
-#define CHUNKS (RX + TX)
-#define ROOM   (CHUNK - 256) /* XDP_PACKET_HEADROOM */
-#define KICKS  (TX / 16) /* at most, for frames that wait; the kernel takes 16 to 32 at a time */
-#define QUEUE  0
+#define CHUNK   4096 /* of memory, a frame each */
+#define RX      1024
+#define TX      512
+#define CHUNKS  (RX + TX)
+#define ROOM    (CHUNK - 256) /* XDP_PACKET_HEADROOM */
+#define KICKS   (TX / 16) /* at most, for frames that wait; the kernel takes 16 to 32 at a time */
+#define QUEUE   0
+#define WAIT_NS UINT64_C(1000000)
 
 /* One side writes `producer`, the other one `consumer`. */
 struct ring {
@@ -31,12 +33,16 @@ struct ring {
 
 struct xdp {
 	struct packet *packet;
+	struct packet_config config; /* but its name */
 	struct loop_source source;
+	struct loop_timer timer; /* while frames wait to leave, or for room */
 	int fd, xsks, program, link;
 	uint8_t *chunks;
 	struct ring fill, rx, tx, done;
 	uint64_t spare[TX]; /* chunks of frames to be sent that are free */
 	unsigned nspare;
+	bool full;     /* some did not find one, and want to know when there is */
+	uint64_t lost; /* that were told */
 };
 
 /* ---- The program ---- */
@@ -64,19 +70,26 @@ static int create_map(struct xdp *x)
 	INSN(.code = BPF_LDX | BPF_MEM | (size), .dst_reg = (dst), .src_reg = (src), \
 	     .off = (int16_t)(at))
 /* To the two instructions that pass the frame on. */
-#define PASS_AT 22
+#define PASS_AT 23
 #define PASS_IF(op, dst, src, here)                                              \
 	INSN(.code = BPF_JMP | (op) | BPF_X, .dst_reg = (dst), .src_reg = (src), \
 	     .off = PASS_AT - 1 - (here))
-#define PASS_IF_NOT(dst, n, here)                                             \
-	INSN(.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (dst), .imm = (n), \
+#define PASS_IF_NOT(dst, n, here)                                               \
+	INSN(.code = BPF_JMP32 | BPF_JNE | BPF_K, .dst_reg = (dst), .imm = (n), \
 	     .off = PASS_AT - 1 - (here))
 
-/* Frames of the type, without the masked bits, to one address, that fit: to the socket. All others: on their
- * way, so that what is said to everybody is heard by everybody. */
-static int load_program(struct xdp *x, const struct packet_config *config)
+/* Frames to our address, of the type, without the masked bits, that fit: to the socket. All others: on their
+ * way, since what is said to everybody is heard by everybody, and what is behind the interface by its own
+ * addresses is not ours. The program, or -errno. */
+static int load_program(const struct xdp *x)
 {
 	static const char license[] = "BSD";
+	const struct packet_config *config = &x->config;
+	int32_t mac_head;
+	uint16_t mac_tail;
+
+	memcpy(&mac_head, x->packet->mac, sizeof(mac_head));
+	memcpy(&mac_tail, x->packet->mac + sizeof(mac_head), sizeof(mac_tail));
 	const struct bpf_insn code[] = {
 		/*  0 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, data)),
 		/*  1 */ LOAD(BPF_W, 3, 1, offsetof(struct xdp_md, data_end)),
@@ -91,27 +104,29 @@ static int load_program(struct xdp *x, const struct packet_config *config)
 		/* 10 */ LOAD(BPF_B, 5, 2, config->mask_at),
 		/* 11 */ AND(5, config->mask_bits),
 		/* 12 */ PASS_IF_NOT(5, config->mask_value, 12),
-		/* 13 */ LOAD(BPF_B, 5, 2, 0),
-		/* 14 */ AND(5, 1),
-		/* 15 */ PASS_IF_NOT(5, 0, 15),
-		/* 16 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
-		/* 17 */
+		/* 13 */ LOAD(BPF_W, 5, 2, 0),
+		/* 14 */ PASS_IF_NOT(5, mac_head, 14),
+		/* 15 */ LOAD(BPF_H, 5, 2, sizeof(mac_head)),
+		/* 16 */ PASS_IF_NOT(5, mac_tail, 16),
+		/* 17 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
+		/* 18 */
 		INSN(.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD,
 		     .imm = x->xsks),
-		/* 18 */ INSN(0),
-		/* 19 */ SET(3, XDP_PASS),
-		/* 20 */ INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map),
-		/* 21 */ INSN(.code = BPF_JMP | BPF_EXIT),
-		/* 22 */ SET(0, XDP_PASS),
-		/* 23 */ INSN(.code = BPF_JMP | BPF_EXIT),
+		/* 19 */ INSN(0),
+		/* 20 */ SET(3, XDP_PASS),
+		/* 21 */ INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map),
+		/* 22 */ INSN(.code = BPF_JMP | BPF_EXIT),
+		/* 23 */ SET(0, XDP_PASS),
+		/* 24 */ INSN(.code = BPF_JMP | BPF_EXIT),
 	};
 	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_XDP,
 			       .insns = (uintptr_t)code,
 			       .insn_cnt = ARRAY_LEN(code),
 			       .license = (uintptr_t)license};
 
-	x->program = (int)bpf(BPF_PROG_LOAD, &attr);
-	return x->program < 0 ? -errno : 0;
+	const int program = (int)bpf(BPF_PROG_LOAD, &attr);
+
+	return program < 0 ? -errno : program;
 }
 
 /* By the driver, or else by what all drivers have in common. It ends with the descriptor. */
@@ -130,6 +145,25 @@ static int attach_program(struct xdp *x, int index)
 			return 0;
 	}
 	return -errno;
+}
+
+static int replace_program(struct xdp *x)
+{
+	const int program = load_program(x);
+	union bpf_attr attr = {
+		.link_update = {.link_fd = (uint32_t)x->link, .new_prog_fd = (uint32_t)program}};
+	int err;
+
+	if (program < 0)
+		return program;
+	err = bpf(BPF_LINK_UPDATE, &attr) == 0 ? 0 : -errno;
+	if (err != 0) {
+		close(program);
+		return err;
+	}
+	close(x->program);
+	x->program = program;
+	return 0;
 }
 
 static int put_into_map(const struct xdp *x)
@@ -243,12 +277,13 @@ static void ring_close(struct ring *r)
 
 static void ready(struct loop_source *src, uint32_t epoll_events)
 {
-	struct xdp *x = container_of(src, struct xdp, source);
-	const unsigned events = of_epoll(epoll_events) & x->packet->wanted;
+	struct packet *p = container_of(src, struct xdp, source)->packet;
 
-	if (events != 0)
-		x->packet->ready(x->packet, events);
+	if ((p->wanted & STREAM_IN) != 0)
+		p->ready(p, STREAM_IN);
 }
+
+static void look_again(struct loop_timer *timer);
 
 static int bind_to(const struct xdp *x, int index)
 {
@@ -261,7 +296,7 @@ static int bind_to(const struct xdp *x, int index)
 }
 
 /* The program last: then frames come. */
-static int set_up(struct xdp *x, int index, const struct packet_config *config)
+static int set_up(struct xdp *x, int index)
 {
 	int err;
 
@@ -280,8 +315,8 @@ static int set_up(struct xdp *x, int index, const struct packet_config *config)
 	if (err == 0)
 		err = put_into_map(x);
 	if (err == 0)
-		err = load_program(x, config);
-	if (err == 0)
+		err = x->program = load_program(x);
+	if (err >= 0)
 		err = loop_watch(x->packet->loop, x->fd, &x->source, 0);
 	if (err == 0)
 		err = attach_program(x, index);
@@ -296,9 +331,12 @@ int xdp_open(struct xdp **out, struct packet *p, int index, const struct packet_
 	if (x == NULL)
 		return -ENOMEM;
 	x->packet = p;
+	x->config = *config;
+	x->config.interface = NULL;
 	x->source.ready = ready;
+	loop_timer_init(&x->timer, p->loop, look_again);
 	x->fd = x->xsks = x->program = x->link = -1;
-	err = set_up(x, index, config);
+	err = set_up(x, index);
 	if (err != 0) {
 		xdp_close(x);
 		return err;
@@ -317,6 +355,7 @@ void xdp_close(struct xdp *x)
 {
 	if (x == NULL)
 		return;
+	loop_timer_stop(&x->timer);
 	if (x->fd >= 0)
 		loop_unwatch(x->packet->loop, x->fd, &x->source);
 	close_if_open(x->link);
@@ -334,29 +373,15 @@ void xdp_close(struct xdp *x)
 
 int xdp_want(struct xdp *x, unsigned wanted)
 {
-	return loop_rewatch(x->packet->loop, x->fd, &x->source, to_epoll(wanted));
+	return loop_rewatch(x->packet->loop, x->fd, &x->source, to_epoll(wanted & STREAM_IN));
+}
+
+int xdp_follow_address(struct xdp *x)
+{
+	return replace_program(x);
 }
 
 /* ---- Frames ---- */
-
-/* The program does not know whose they are. */
-static bool is_for_us(const struct packet *p, const uint8_t *frame)
-{
-	static const uint8_t everybody[PACKET_MAC_LEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
-
-	return memcmp(frame, p->mac, PACKET_MAC_LEN) == 0 ||
-	       memcmp(frame, everybody, PACKET_MAC_LEN) == 0;
-}
-
-/* They leave in order, a few with each call. What is left over leaves with the next ones, or
- * when something comes. */
-static void kick(const struct xdp *x)
-{
-	for (unsigned i = 0; i < KICKS && theirs(x->tx.consumer) != *x->tx.producer; i++)
-		if (sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 && errno != EAGAIN &&
-		    errno != EINTR)
-			break;
-}
 
 unsigned xdp_recv(struct xdp *x, unsigned n)
 {
@@ -364,13 +389,10 @@ unsigned xdp_recv(struct xdp *x, unsigned n)
 	const uint32_t end = theirs(x->rx.producer);
 	unsigned done = 0;
 
-	kick(x);
 	for (; at != end && done < n; at++, done++) {
 		const struct xdp_desc *d = desc_at(&x->rx, at);
-		const uint8_t *frame = x->chunks + d->addr;
 
-		if (is_for_us(x->packet, frame))
-			x->packet->frame(x->packet, frame, d->len);
+		x->packet->frame(x->packet, x->chunks + d->addr, d->len);
 		*address_at(&x->fill, free_at++) = align_down(d->addr, CHUNK);
 	}
 	ours(x->rx.consumer, at);
@@ -378,9 +400,47 @@ unsigned xdp_recv(struct xdp *x, unsigned n)
 	return done;
 }
 
+uint64_t xdp_lost(struct xdp *x)
+{
+	struct xdp_statistics now = {0};
+	socklen_t len = sizeof(now);
+	const uint64_t told = x->lost;
+
+	if (getsockopt(x->fd, SOL_XDP, XDP_STATISTICS, &now, &len) != 0)
+		return 0;
+	x->lost = now.rx_dropped + now.rx_ring_full;
+	return x->lost - told;
+}
+
 bool xdp_takes(uint32_t len)
 {
 	return len <= ROOM;
+}
+
+static bool waits(const struct xdp *x)
+{
+	return theirs(x->tx.consumer) != *x->tx.producer;
+}
+
+/* What waits does not leave when the link is up again, when it would be long out of date: nobody takes it. */
+static void blank(const struct xdp *x)
+{
+	for (uint32_t at = theirs(x->tx.consumer); at != *x->tx.producer; at++)
+		memset(x->chunks + desc_at(&x->tx, at)->addr, 0, ETH_HLEN);
+}
+
+/* They leave in order, a few with each call. 0, though some may still wait, or -errno: none can leave. */
+static int kick(const struct xdp *x)
+{
+	for (unsigned i = 0; i < KICKS && waits(x); i++) {
+		const int err = sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? errno : 0;
+
+		if (err != 0 && err != EAGAIN && err != EBUSY && err != EINTR) {
+			blank(x);
+			return -err;
+		}
+	}
+	return 0;
 }
 
 static void take_back(struct xdp *x)
@@ -393,12 +453,33 @@ static void take_back(struct xdp *x)
 	ours(x->done.consumer, at);
 }
 
-int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n)
+/* The kernel does not tell when it has sent them. */
+static void look_later(struct xdp *x)
+{
+	if ((x->full || waits(x)) && !loop_timer_running(&x->timer))
+		(void)loop_timer_start(&x->timer, WAIT_NS);
+}
+
+static void look_again(struct loop_timer *timer)
+{
+	struct xdp *x = container_of(timer, struct xdp, timer);
+	struct packet *p = x->packet;
+	bool tell;
+
+	(void)kick(x);
+	take_back(x);
+	tell = x->full && x->nspare > 0;
+	x->full = x->full && !tell;
+	look_later(x);
+	if (tell && (p->wanted & STREAM_OUT) != 0)
+		p->ready(p, STREAM_OUT);
+}
+
+static unsigned enqueue(struct xdp *x, const struct packet_frame *frames, unsigned n)
 {
 	uint32_t at = *x->tx.producer;
 	unsigned i;
 
-	take_back(x);
 	for (i = 0; i < n && x->nspare > 0; i++, at++) {
 		const uint64_t chunk = x->spare[--x->nspare];
 
@@ -406,6 +487,20 @@ int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n)
 		*desc_at(&x->tx, at) = (struct xdp_desc){.addr = chunk, .len = frames[i].len};
 	}
 	ours(x->tx.producer, at);
-	kick(x);
-	return i > 0 ? (int)i : -EAGAIN;
+	return i;
+}
+
+int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n)
+{
+	unsigned queued;
+	int err;
+
+	take_back(x);
+	queued = enqueue(x, frames, n);
+	x->full = queued == 0;
+	err = kick(x);
+	look_later(x);
+	if (err != 0)
+		return err;
+	return queued > 0 ? (int)queued : -EAGAIN;
 }

@@ -87,6 +87,12 @@ int packet_want(struct packet *p, unsigned wanted)
 	return 0;
 }
 
+int packet_follow_address(struct packet *p, const uint8_t mac[PACKET_MAC_LEN])
+{
+	memcpy(p->mac, mac, PACKET_MAC_LEN);
+	return 0;
+}
+
 int link_watch_open(struct link_watch *w, struct loop *loop)
 {
 	w->loop = loop;

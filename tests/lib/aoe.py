@@ -66,6 +66,7 @@ SERVER_SIDE, CLIENT_SIDE = "aoe0", "aoe1"
 TIMEOUT_S = 2
 MARK = "SPINDLE_TEST_NAMESPACE"
 SIOCGIFHWADDR = 0x8927
+WITH_SBIN = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 
 
 class Mismatch(AssertionError):
@@ -125,6 +126,19 @@ def add_pair(server, client, mtu=1500):
         done = ip("link", *args)
         if done.returncode != 0:
             skip(f"ip link {' '.join(args)}: {done.stdout.strip()}")
+
+
+def throttle(interface):
+    """Hardly anything leaves it any more. False: that cannot be done here, as is said."""
+    if not have("tc"):
+        print("not tried: tc is not installed")
+        return False
+    done = subprocess.run(["tc", "qdisc", "add", "dev", interface, "root", "tbf", "rate", "8kbit", "burst", "1600", "limit",
+                           "100000000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+                          env=WITH_SBIN)
+    if done.returncode != 0:
+        print(f"not tried: {done.stdout.strip()}")
+    return done.returncode == 0
 
 
 def set_mtu(mtu, interfaces=(SERVER_SIDE, CLIENT_SIDE)):
@@ -808,5 +822,4 @@ class Window:
 
 def have(*names):
     """Are these tools installed? Some live where only root looks."""
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    return all(shutil.which(name, path=path) for name in names)
+    return all(shutil.which(name, path=WITH_SBIN["PATH"]) for name in names)

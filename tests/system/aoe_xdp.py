@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import subprocess
+import time
 
 from harness import Spindle, expect_error, main, need_tool, skip, wait_until
 
@@ -66,15 +67,87 @@ def test_long_frames():
 
 
 def test_frames_of_others():
-    """To another address, and of another type: the first ones are nobody's, the others the system's."""
+    """Those of another type are the system's."""
     with both() as (_, c), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(OTHER_TYPE)) as sock:
         sock.bind((aoe.SERVER_SIDE, OTHER_TYPE))
         sock.settimeout(5)
-        c.expect_silence(ata_frame(aoe.READ_EXT, 0, 1, dst=bytes.fromhex("020000000055")))
         frame = aoe.mac_of(aoe.SERVER_SIDE) + aoe.mac_of(aoe.CLIENT_SIDE) + OTHER_TYPE.to_bytes(2, "big") + bytes(46)
         c.send_raw(frame)
         assert sock.recv(2000)[:len(frame)] == frame
         c.ping()
+
+
+@contextlib.contextmanager
+def behind_the_interface():
+    """What a bridge or other addresses there would get: requests that come by it, as they are."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(aoe.ETHERTYPE)) as sock:
+        sock.bind((aoe.SERVER_SIDE, aoe.ETHERTYPE))
+        sock.settimeout(0.3)
+        yield sock
+
+
+def is_heard(sock, raw):
+    with contextlib.suppress(socket.timeout):
+        while True:
+            if sock.recv(2000) == raw:
+                return True
+    return False
+
+
+def test_other_addresses():
+    """What is sent to them is theirs, also when the interface has another one than before."""
+    own, other, third = aoe.mac_of(aoe.SERVER_SIDE), bytes.fromhex("0280ff000055"), bytes.fromhex("fe80ff000055")
+    with both() as (_, c):
+        def check(mac):
+            with behind_the_interface() as sock:
+                for to in (own, other, third):
+                    frame = ata_frame(aoe.READ_EXT, 0, 1, dst=to)
+                    if to == mac:
+                        assert c.ask(frame).status == aoe.GOOD
+                    else:
+                        c.expect_silence(frame)
+                    assert is_heard(sock, frame.pack(60)) == (to != mac), (to, mac)
+
+        check(own)
+        for mac in (other, third, own):
+            c.server_mac = mac
+            since = len(c.announcements)
+            set_address(mac)
+            wait_until(lambda: c.receive(0.05) or len(c.announcements) > since, 15, "an announcement")  # pylint: disable=cell-var-from-loop
+            check(mac)
+
+
+def set_address(mac):
+    for args in (("down",), ("address", mac.hex(":")), ("up",)):
+        done = aoe.ip("link", "set", "dev", aoe.SERVER_SIDE, *args)
+        assert done.returncode == 0, done.stdout
+
+
+def cpu_s(server):
+    with open(f"/proc/{server.pid}/stat", encoding="utf-8") as f:
+        user, system = f.read().rpartition(") ")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_long_frames_that_cannot_leave():
+    """They wait, and nothing turns in circles meanwhile; the short ones go their own way."""
+    aoe.set_mtu(9000)
+    try:
+        with both() as (s, c):
+            if not aoe.throttle(aoe.SERVER_SIDE):
+                return
+            for lba in range(0, 3200, 16):
+                c.send(ata_frame(aoe.READ_EXT, lba, 16))
+            time.sleep(0.1)
+            used, since = cpu_s(s), time.monotonic()
+            time.sleep(0.8)
+            used = (cpu_s(s) - used) / (time.monotonic() - since)
+            assert used < 0.3, f"{used:.0%} of a CPU"
+            wait_until(lambda: c.ask(ata_frame(aoe.READ_EXT, 0, 1), timeout_s=0.2, tries=10), 10, "a short one")
+    finally:
+        aoe.ip("link", "set", "dev", aoe.SERVER_SIDE, "down")
+        aoe.ip("link", "set", "dev", aoe.SERVER_SIDE, "up")
+        aoe.set_mtu(1500)
 
 
 def test_garbage():
