@@ -223,14 +223,15 @@ static void io_done(struct unit_io *uio)
 static void cancel(struct unit_task *ut)
 {
 	struct aoe_task *t = container_of(ut, struct aoe_task, unit_task);
-	struct aoe_disk *disk = t->place->disk;
+	struct aoe_task *first = aoe_run_first(t);
 
 	ut->aborted = true;
 	if (t->waits)
-		disk->nwaiting--;
-	else if (aoe_run_is_done_for(t) || !unit_io_cancel(&t->uio))
+		t->place->disk->nwaiting--;
+	else if (!unit_io_cancel(&first->uio))
 		return;
-	ata_io_ended(t);
+	first->uio.io.result = -ECANCELED;
+	ata_io_ended(first);
 }
 
 void ata_prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum io_op op)

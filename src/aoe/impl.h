@@ -154,8 +154,8 @@ void aoe_refuse(struct aoe_place *place, const void *request, enum aoe_error err
 void aoe_run_submit(struct aoe_task *t);
 /* No more come in this turn. */
 void aoe_run_begin_all(struct aoe *aoe);
-/* Another one's I/O does its transfer. */
-bool aoe_run_is_done_for(const struct aoe_task *t);
+/* The one whose I/O does its transfer. */
+struct aoe_task *aoe_run_first(struct aoe_task *t);
 /* The I/O of `t` has ended, or was cancelled: it is no more than its own again, with its result. `each` is
  * called for all that it did, and may drop them. Those of a run that failed have done nothing for sure. */
 void aoe_run_end(struct aoe_task *t, void (*each)(struct aoe_task *t, bool of_a_run));
@@ -225,7 +225,9 @@ struct aoe_port {
 	struct aoe_place *of_slot[UINT8_MAX]; /* of all shelves, chained */
 	struct list out;                      /* answers */
 	struct aoe_counts counts;
-	bool flush_queued, blocked;
+	bool flush_queued;
+	bool blocked, stuck; /* nothing can be sent; for so long that nothing waits for it */
+	struct loop_timer stuck_timer;
 	unsigned turn; /* frames that may still come in this turn of the loop */
 	struct loop_msg flush;
 	/* link.c */

@@ -9,7 +9,8 @@
 
 #include <stdlib.h>
 
-#define RX_TURN 128 /* frames; other sockets of the loop come in between */
+#define RX_TURN  128 /* frames; other sockets of the loop come in between */
+#define STUCK_NS UINT64_C(1000000000)
 
 /* ---- Tasks ---- */
 
@@ -59,7 +60,7 @@ void aoe_task_drop(struct aoe_task *t)
 
 static void queue_flush(struct aoe_port *port)
 {
-	if (port->flush_queued || port->blocked)
+	if (port->flush_queued || (port->blocked && !port->stuck))
 		return;
 	port->flush_queued = true;
 	loop_at_end(port->aoe->loop, &port->flush);
@@ -139,6 +140,37 @@ static unsigned gather(struct aoe_port *port, struct packet_frame frames[PACKET_
 	return n;
 }
 
+static void drop_all(struct aoe_port *port)
+{
+	while (!list_empty(&port->out)) {
+		port->counts.unsent++;
+		aoe_task_drop(list_entry(port->out.next, struct aoe_task, link));
+	}
+}
+
+static void unblock(struct aoe_port *port)
+{
+	port->blocked = port->stuck = false;
+	loop_timer_stop(&port->stuck_timer);
+}
+
+static void wait_for_room(struct aoe_port *port)
+{
+	if (port->stuck)
+		drop_all(port);
+	else if (!loop_timer_running(&port->stuck_timer))
+		(void)loop_timer_start(&port->stuck_timer, STUCK_NS);
+}
+
+/* Answers that cannot leave would keep the requests of other paths out. */
+static void stuck(struct loop_timer *timer)
+{
+	struct aoe_port *port = container_of(timer, struct aoe_port, stuck_timer);
+
+	port->stuck = port->blocked;
+	drop_all(port);
+}
+
 static void receive(struct aoe_port *port);
 
 /* One that cannot be sent is lost, as on any wire; so is what there is no room for at the end. */
@@ -161,6 +193,10 @@ static void flush(struct loop_msg *msg)
 		for (int i = 0; i < (done < 0 ? 1 : done); i++)
 			sent(list_entry(port->out.next, struct aoe_task, link));
 	}
+	if (port->blocked)
+		wait_for_room(port);
+	else
+		unblock(port);
 	port->flush_queued = false;
 	aoe_port_update(port);
 	/* Who was answered may have asked for more meanwhile. */
@@ -260,7 +296,7 @@ static void ready(struct packet *packet, unsigned events)
 	struct aoe_port *port = container_of(packet, struct aoe_port, packet);
 
 	if ((events & STREAM_OUT) != 0 && port->blocked) {
-		port->blocked = false;
+		unblock(port);
 		queue_flush(port);
 	}
 	if ((events & STREAM_IN) != 0) {
@@ -282,15 +318,14 @@ void aoe_port_log_counts(struct aoe_port *port, enum log_level level)
 /* At the end: what waits for room goes now, or is lost. */
 void aoe_port_flush(struct aoe_port *port)
 {
-	port->blocked = false;
+	unblock(port);
 	queue_flush(port);
 }
 
 void aoe_port_drop(struct aoe_port *port)
 {
-	port->blocked = false;
-	while (!list_empty(&port->out))
-		aoe_task_drop(list_entry(port->out.next, struct aoe_task, link));
+	unblock(port);
+	drop_all(port);
 }
 
 void aoe_port_init(struct aoe_port *port)
@@ -300,4 +335,5 @@ void aoe_port_init(struct aoe_port *port)
 	port->packet.ready = ready;
 	port->packet.frame = port_frame;
 	port->flush.run = flush;
+	loop_timer_init(&port->stuck_timer, port->aoe->loop, stuck);
 }

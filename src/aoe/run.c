@@ -85,9 +85,9 @@ void aoe_run_submit(struct aoe_task *t)
 	list_push_back(&disk->aoe->gathering, &disk->gathers);
 }
 
-bool aoe_run_is_done_for(const struct aoe_task *t)
+struct aoe_task *aoe_run_first(struct aoe_task *t)
 {
-	return t->run != NULL && t->run->tasks[0] != t;
+	return t->run != NULL ? t->run->tasks[0] : t;
 }
 
 /* An ABORT of the first one ends what it did for the others, too, perhaps before it was durable. */
@@ -96,11 +96,9 @@ static int result_for_all(const struct aoe_task *first)
 	return first->unit_task.aborted ? -ECANCELED : first->uio.io.result;
 }
 
-static bool flush_failed(const struct aoe_task *first)
+static bool flush_failed(const struct aoe_task *first, int result)
 {
-	const struct io *io = &first->uio.io;
-
-	return io->op == IO_FLUSH && io->result != 0 && !first->unit_task.aborted;
+	return first->uio.io.op == IO_FLUSH && result != 0 && result != -ECANCELED;
 }
 
 static void stand_alone(struct aoe_task *t, enum io_op op, int result)
@@ -127,7 +125,7 @@ void aoe_run_end(struct aoe_task *t, void (*each)(struct aoe_task *t, bool of_a_
 	}
 	result = result_for_all(t);
 	/* The others never had another operation; the first one's may be a flush by now, which fails for all. */
-	op = flush_failed(t) ? IO_FLUSH : run->tasks[1]->uio.io.op;
+	op = flush_failed(t, result) ? IO_FLUSH : run->tasks[1]->uio.io.op;
 	for (unsigned i = 0; i < run->n; i++)
 		stand_alone(run->tasks[i], op, result);
 	for (unsigned i = 0; i < run->n; i++)

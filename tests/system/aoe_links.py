@@ -26,7 +26,6 @@ aoe.in_namespace()
 
 SECTOR = aoe.SECTOR
 OTHER = bytes.fromhex("020000000042")
-WITH_SBIN = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 
 
 def link(*args):
@@ -337,22 +336,65 @@ def test_a_stop_while_it_asks():
                 s.stop()
 
 
+def ask_for_much(c, n):
+    for i in range(n):
+        c.send(ata_frame(aoe.READ_EXT, i % 1000, 2))
+        if i % 100 == 0:
+            time.sleep(0.005)
+
+
+def unsent(server):
+    os.kill(server.pid, signal.SIGUSR1)
+    return [int(n) for n in re.findall(r" aoe-counts .*? unsent=(\d+)", server.stderr())]
+
+
+@contextlib.contextmanager
+def two_paths():
+    """A server and its clients by both of its interfaces."""
+    with segment(), serving("ram:16M", args=["--aoe", "srv1:1.0"]) as s:
+        wait_until(lambda: len(answers_by_mac()) == 2, 10, "both paths")
+        with client() as c, client(server="srv1", mac=OTHER) as other:
+            c.settle()
+            other.settle()
+            yield s, c, other
+
+
+def test_a_path_that_is_full():
+    """What waits there is given up after a second, and does not keep the requests of the other one out."""
+    with two_paths() as (s, c, other):
+        if not aoe.throttle("srv0"):
+            return
+        ask_for_much(c, 10000)
+        other.send(ata_frame(aoe.READ_EXT, 0, 2))
+        assert other.receive(0.3) is None, "the first path was not full"
+        since = time.monotonic()
+        Window(other, 2).write(0, 500, 1)
+        Window(other, 2).read(0, 500, 1)
+        assert time.monotonic() - since < 5
+        ask_for_much(c, 10000)
+        answer = other.ask(ata_frame(aoe.READ_EXT, 0, 2), timeout_s=0.1, tries=5)
+        assert answer.data == pattern(1, 0, 2), "at once, since it is known by now"
+        wait_until(lambda: sum(unsent(s)) > 200, 5, "answers that were given up")
+
+
+def test_a_link_that_is_full_goes_down():
+    """What waits there is given up at once."""
+    with two_paths() as (s, c, other):
+        if not aoe.throttle("srv0"):
+            return
+        ask_for_much(c, 10000)
+        down("srv0-sw")
+        says(s, "aoe-link-down")
+        assert len(other.ask(ata_frame(aoe.READ_EXT, 0, 2), timeout_s=0.1, tries=5).data) == 2 * SECTOR
+
+
 def test_an_interface_that_is_full_goes():
     """What waits for room does not wait for ever: the next one of that name is served at once."""
-    if not aoe.have("tc"):
-        print("not tried: tc is not installed")
-        return
     with segment(), serving("ram:16M") as s, client() as c:
         for n in range(2):
-            done = subprocess.run(["tc", "qdisc", "add", "dev", "srv0", "root", "tbf", "rate", "8kbit", "burst", "1600",
-                                   "limit", "100000000"], env=WITH_SBIN, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-            if done.returncode != 0:
-                print(f"not tried: {done.stdout.strip()}")
+            if not aoe.throttle("srv0"):
                 return
-            for i in range(10000):
-                c.send(ata_frame(aoe.READ_EXT, i % 1000, 2))
-                if i % 100 == 0:
-                    time.sleep(0.005)
+            ask_for_much(c, 10000)
             time.sleep(0.3)
             unplug("srv0")
             c.settle()
@@ -510,7 +552,7 @@ def test_a_place_that_another_program_has():
         path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"spindle-aoe-links-{os.getpid()}")
         with open(path, "wb") as f:
             f.truncate(MIB)
-        other = subprocess.Popen(["vblade", "1", "0", "srv0", path], env=WITH_SBIN, stdin=subprocess.DEVNULL, stdout=null, stderr=null)
+        other = subprocess.Popen(["vblade", "1", "0", "srv0", path], env=aoe.WITH_SBIN, stdin=subprocess.DEVNULL, stdout=null, stderr=null)
         try:
             wait_until(lambda: answers_by_mac(), 10, "vblade")
             refused(at="srv1:1.0", by="srv0", place="1.0")
@@ -543,28 +585,43 @@ def test_a_place_that_is_taken_when_the_link_comes():
                 assert c.identify().size == MIB // SECTOR
 
 
+def start_two_at_once(more=""):
+    for _ in range(5):
+        started = [subprocess.Popen([binary(), "run", "ram:1M", "--port", "0", "--json", "--aoe", f"{name}:1.0{more}"],
+                                    env=server_env(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    text=True) for name in ("srv0", "srv1")]
+        lines = [p.stdout.readline() for p in started]
+        try:
+            assert sum(bool(line) for line in lines) == 1, lines
+            owner = aoe.mac_of("srv0" if lines[0] else "srv1")
+            wait_until(lambda: answers_by_mac() == [owner], 10, "an answer")
+        finally:
+            for p, line in zip(started, lines):
+                if line:
+                    p.send_signal(signal.SIGTERM)
+            codes = []
+            for p in started:
+                _, err = p.communicate(timeout=30)
+                codes.append(p.returncode)
+                assert "Sanitizer" not in err, err
+        assert sorted(codes) == [0, 4], codes
+
+
 def test_two_that_start_at_once():
     """One of them has it."""
     with segment():
-        for _ in range(5):
-            started = [subprocess.Popen([binary(), "run", "ram:1M", "--port", "0", "--json", "--aoe", f"{name}:1.0"],
-                                        env=server_env(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        text=True) for name in ("srv0", "srv1")]
-            lines = [p.stdout.readline() for p in started]
-            try:
-                assert sum(bool(line) for line in lines) == 1, lines
-                owner = aoe.mac_of("srv0" if lines[0] else "srv1")
-                wait_until(lambda: answers_by_mac() == [owner], 10, "an answer")
-            finally:
-                for p, line in zip(started, lines):
-                    if line:
-                        p.send_signal(signal.SIGTERM)
-                codes = []
-                for p in started:
-                    _, err = p.communicate(timeout=30)
-                    codes.append(p.returncode)
-                    assert "Sanitizer" not in err, err
-            assert sorted(codes) == [0, 4], codes
+        start_two_at_once()
+
+
+def test_two_that_start_at_once_by_xdp():
+    """A question to everybody is heard by the system, too."""
+    with segment():
+        try:
+            serving("ram:1M", at="srv0:1.0,xdp=on").stop()
+        except AssertionError:
+            print("not tried: no AF_XDP here")
+            return
+        start_two_at_once(",xdp=on")
 
 
 def test_two_whose_links_come_at_once():
