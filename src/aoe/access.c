@@ -217,11 +217,6 @@ static int keep(struct unit_op *op, const struct unit_view *next)
 	return err;
 }
 
-static int edit_nothing(struct unit_op *op, struct unit_view *next)
-{
-	return 0;
-}
-
 /* On the steward's loop. A client of another transport may have come first; an admin takes the disk from that,
  * too, which others there could do by a reset. */
 static int edit_holder(struct unit_op *op, struct unit_view *next)
@@ -375,7 +370,7 @@ static void mask_edit(struct aoe_place *place, const uint8_t *frame, uint8_t cou
 	if (c->list.n > room)
 		change_end(c, -EMSGSIZE);
 	else
-		change_begin(c, edit_nothing);
+		change_begin(c, NULL);
 }
 
 static void mask_say(struct aoe_place *place, const uint8_t *frame)

@@ -73,11 +73,6 @@ struct change {
 	uint8_t to;
 };
 
-static int edit(struct unit_op *op, struct unit_view *next)
-{
-	return 0;
-}
-
 /* A disk that cannot keep it has it for as long as it is served. */
 static int keep(struct unit_op *op, const struct unit_view *next)
 {
@@ -116,14 +111,11 @@ static void change(struct aoe_place *place, const uint8_t *frame, uint32_t len, 
 	c = disk->changes_smart ? NULL : malloc(sizeof(*c));
 	if (c == NULL)
 		return;
-	*c = (struct change){.op = {.unit = disk->unit,
-				    .loop = disk->aoe->loop,
-				    .edit = edit,
-				    .keep = keep,
-				    .done = done},
-			     .task = task_create(place, frame, len),
-			     .tail = tail(len),
-			     .to = to};
+	*c = (struct change){
+		.op = {.unit = disk->unit, .loop = disk->aoe->loop, .keep = keep, .done = done},
+		.task = task_create(place, frame, len),
+		.tail = tail(len),
+		.to = to};
 	if (c->task == NULL) {
 		free(c);
 		return;

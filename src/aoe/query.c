@@ -126,11 +126,6 @@ struct string_change {
 	uint8_t command;
 };
 
-static int edit(struct unit_op *op, struct unit_view *next)
-{
-	return 0;
-}
-
 static int keep(struct unit_op *op, const struct unit_view *next)
 {
 	const struct string_change *c = container_of(op, struct string_change, op);
@@ -162,14 +157,11 @@ static void change_string(struct aoe_place *place, const uint8_t *frame, uint8_t
 
 	if (c == NULL)
 		return;
-	*c = (struct string_change){.op = {.unit = disk->unit,
-					   .loop = disk->aoe->loop,
-					   .edit = edit,
-					   .keep = keep,
-					   .done = done},
-				    .task = task_create(place, frame),
-				    .string = *string,
-				    .command = command};
+	*c = (struct string_change){
+		.op = {.unit = disk->unit, .loop = disk->aoe->loop, .keep = keep, .done = done},
+		.task = task_create(place, frame),
+		.string = *string,
+		.command = command};
 	if (c->task == NULL) {
 		free(c);
 		return;

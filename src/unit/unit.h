@@ -254,8 +254,7 @@ struct unit_op {
 	 * (unit_op_cancel). One operation a task at a time. NULL: none. */
 	struct unit_task *task;
 	/* PUBLISH, QUIESCE: on the steward's loop, from a copy of the newest view to the next one.
-	 * < 0: the operation ends with it and nothing has changed. NULL (QUIESCE only): nothing
-	 * changes. */
+	 * < 0: the operation ends with it and nothing has changed. NULL: the next view says the same. */
 	int (*edit)(struct unit_op *op, struct unit_view *next);
 	/* QUIESCE: on the steward's loop when its turn has come, before anything is closed: true ends
 	 * it at once, with 0 and nothing changed. NULL: it is always needed. */
