@@ -317,7 +317,7 @@ static void tags_add(struct aoe_tags *tags, const uint8_t tag[4])
 /* A client that has waited for long enough asks again, by another tag. Those that come while one is
  * under way share the next one: a write that another path has done meanwhile is not undone in their
  * names, and a read is not older than its request. */
-bool ata_joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
+static bool joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
 {
 	const struct aoe_head *h = (const void *)frame;
 
@@ -382,6 +382,30 @@ void ata_take_off(struct aoe_task *t)
 		aoe_run_submit(t);
 }
 
+struct aoe_task *ata_transfer_create(struct aoe_place *place, const struct ata_command *cmd,
+				     const uint8_t *frame, uint32_t len)
+{
+	const struct aoe_ata *r = ata_registers_of(frame);
+	const uint32_t bytes = r->count * (uint32_t)AOE_SECTOR;
+	const bool to_disk = (cmd->flags & ATA_WRITES) != 0;
+	struct aoe_task *t;
+
+	if (r->count == 0 || r->count > aoe_port_limit(place->port, to_disk) ||
+	    (to_disk && len < AOE_ATA_HEAD + bytes)) {
+		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
+		return NULL;
+	}
+	if (joins_one_under_way(place, frame))
+		return NULL;
+	t = ata_task_create(place, frame, bytes);
+	if (t == NULL)
+		return NULL;
+	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = bytes};
+	if (to_disk)
+		memcpy(t->iov.iov_base, frame + AOE_ATA_HEAD, bytes);
+	return t;
+}
+
 /* ---- Commands ---- */
 
 static void prepare_transfer(struct aoe_task *t, const struct ata_command *cmd)
@@ -392,24 +416,10 @@ static void prepare_transfer(struct aoe_task *t, const struct ata_command *cmd)
 static void run_transfer(struct aoe_place *place, const struct ata_command *cmd,
 			 const uint8_t *frame, uint32_t len)
 {
-	const struct aoe_ata *r = ata_registers_of(frame);
-	const uint32_t bytes = r->count * (uint32_t)AOE_SECTOR;
-	const bool to_disk = (cmd->flags & ATA_WRITES) != 0;
-	struct aoe_task *t;
+	struct aoe_task *t = ata_transfer_create(place, cmd, frame, len);
 
-	if (r->count == 0 || r->count > aoe_port_limit(place->port, to_disk) ||
-	    (to_disk && len < AOE_ATA_HEAD + bytes)) {
-		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
-		return;
-	}
-	if (ata_joins_one_under_way(place, frame))
-		return;
-	t = ata_task_create(place, frame, bytes);
 	if (t == NULL)
 		return;
-	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = bytes};
-	if (to_disk)
-		memcpy(t->iov.iov_base, frame + AOE_ATA_HEAD, bytes);
 	prepare_transfer(t, cmd);
 	ata_take_off(t);
 }

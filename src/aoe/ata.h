@@ -54,8 +54,10 @@ void ata_refuse_request(struct aoe_place *place, const uint8_t *frame, uint8_t e
 
 /* Over t->iov, from the LBA of the registers on; ends by ata.c, unless t->uio.done is set to another. */
 void ata_prepare_io(struct aoe_task *t, const struct ata_command *cmd, enum io_op op);
-/* The same is under way, and answers for this one as well. */
-bool ata_joins_one_under_way(const struct aoe_place *place, const uint8_t *frame);
+/* With room in t->iov for as many sectors as the frame says, and its data in there when it writes. NULL:
+ * refused, answered by one of the same that is under way, or there is no memory. */
+struct aoe_task *ata_transfer_create(struct aoe_place *place, const struct ata_command *cmd,
+				     const uint8_t *frame, uint32_t len);
 /* Submits it, behind earlier writes of its sectors when it is a write: those from t->from to t->to. */
 void ata_take_off(struct aoe_task *t);
 /* Answers by what the I/O ended with. */

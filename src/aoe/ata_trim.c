@@ -146,10 +146,21 @@ static uint64_t first_outside(const struct aoe_task *t)
 	return UINT64_MAX;
 }
 
-static void start(struct aoe_task *t, const struct ata_command *cmd)
+void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
+		  uint32_t len)
 {
-	const uint64_t outside = first_outside(t);
+	struct aoe_task *t;
+	uint64_t outside;
 
+	if (bdev_info(unit_bdev(place->disk->unit))->discard_blocks == 0 ||
+	    ata_registers_of(frame)->feature != TRIM) {
+		ata_refuse_request(place, frame, ATA_ABRT);
+		return;
+	}
+	t = ata_transfer_create(place, cmd, frame, len);
+	if (t == NULL)
+		return;
+	outside = first_outside(t);
 	if (outside != UINT64_MAX) {
 		ata_set_lba(ata_registers(t), outside, true);
 		ata_refuse(t, ATA_IDNF);
@@ -157,30 +168,4 @@ static void start(struct aoe_task *t, const struct ata_command *cmd)
 	}
 	ata_prepare_trim(t, cmd);
 	ata_take_off(t);
-}
-
-void ata_run_trim(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
-		  uint32_t len)
-{
-	const struct aoe_ata *r = ata_registers_of(frame);
-	const uint32_t bytes = r->count * (uint32_t)AOE_SECTOR;
-	struct aoe_task *t;
-
-	if (bdev_info(unit_bdev(place->disk->unit))->discard_blocks == 0 || r->feature != TRIM) {
-		ata_refuse_request(place, frame, ATA_ABRT);
-		return;
-	}
-	if (r->count == 0 || r->count > aoe_port_limit(place->port, true) ||
-	    len < AOE_ATA_HEAD + bytes) {
-		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
-		return;
-	}
-	if (ata_joins_one_under_way(place, frame))
-		return;
-	t = ata_task_create(place, frame, bytes);
-	if (t == NULL)
-		return;
-	t->iov = (struct iovec){.iov_base = t->buf->data + AOE_DATA_AT, .iov_len = bytes};
-	memcpy(t->iov.iov_base, frame + AOE_ATA_HEAD, bytes);
-	start(t, cmd);
 }
