@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "bench/client.h"
 #include "bench/figures.h"
 
 /* AoEr11 2 and 3, as far as it goes here. */
@@ -526,22 +527,12 @@ int main(int argc, char **argv)
 	struct load l = {.fd = -1, .random = 88172645463325252u};
 	struct diag d;
 	char text[4096];
-	int err;
+	int err = client_options("spindle-aoe-load", option_table, &l.o, argc, argv);
 
+	if (err >= 0)
+		return err;
 	l.last = &l.first;
 	diag_init(&d);
-	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-		fputs(opt_help(option_table, text, sizeof(text)), stdout);
-		return 0;
-	}
-	err = opt_defaults(option_table, &l.o, &d);
-	if (err == 0)
-		err = opt_parse_argv(option_table, &l.o, &argc, argv, &d);
-	if (err < 0 || argc > 1) {
-		fprintf(stderr, "spindle-aoe-load: %s\n",
-			err < 0 ? diag_text(&d, text, sizeof(text)) : "unexpected argument");
-		return 2;
-	}
 	err = read_pids(&l, &d);
 	if (err == 0)
 		err = set_up(&l, &d);

@@ -3,21 +3,7 @@
 #include <stdio.h>
 #include <sys/types.h>
 
-uint64_t clock_ns(clockid_t id)
-{
-	struct timespec t;
-
-	clock_gettime(id, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-uint64_t random_next(uint64_t *state)
-{
-	*state ^= *state << 13;
-	*state ^= *state >> 7;
-	*state ^= *state << 17;
-	return *state;
-}
+#include "bench/client.h"
 
 static unsigned bucket_of(uint64_t ns)
 {

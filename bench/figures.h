@@ -5,8 +5,6 @@
 #ifndef SPINDLE_BENCH_FIGURES_H
 #define SPINDLE_BENCH_FIGURES_H
 
-#include <time.h>
-
 #include "base/base.h"
 
 /* Latencies: 64 powers of two of nanoseconds, 16 steps each. */
@@ -24,10 +22,6 @@ struct figures {
 	/* private */
 	uint64_t began_ns, server0_ns, client0_ns;
 };
-
-uint64_t clock_ns(clockid_t id);
-/* xorshift64 */
-uint64_t random_next(uint64_t *state);
 
 void figures_begin(struct figures *f);
 /* One operation more, which took so long. */

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "bench/client.h"
 #include "bench/figures.h"
 #include "bench/session.h"
 #include "bench/verify.h"
@@ -591,22 +592,12 @@ int main(int argc, char **argv)
 {
 	struct load load = {.epoll = -1};
 	struct diag d;
-	char text[8192];
-	int err;
+	char text[4096];
+	int err = client_options("spindle-load", option_table, &load.o, argc, argv);
 
+	if (err >= 0)
+		return err;
 	diag_init(&d);
-	if (argc == 2 && strcmp(argv[1], "--help") == 0) {
-		fputs(opt_help(option_table, text, sizeof(text)), stdout);
-		return 0;
-	}
-	err = opt_defaults(option_table, &load.o, &d);
-	if (err == 0)
-		err = opt_parse_argv(option_table, &load.o, &argc, argv, &d);
-	if (err < 0 || argc > 1) {
-		fprintf(stderr, "spindle-load: %s\n",
-			err < 0 ? diag_text(&d, text, sizeof(text)) : "unexpected argument");
-		return 2;
-	}
 	allow_descriptors();
 	if (load.o.pid != 0)
 		load.figures.servers[load.figures.nservers++] = load.o.pid;
