@@ -13,6 +13,7 @@ wrong as it likes.
 """
 
 import collections
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -20,14 +21,13 @@ import itertools
 import os
 import random
 import select
-import shutil
 import socket
 import struct
 import subprocess
 import sys
 import time
 
-from spindle import need_tool, skip
+from spindle import Spindle, find_tool, need_tool, skip
 
 ETHERTYPE = 0x88A2
 BROADCAST = b"\xff" * 6
@@ -145,6 +145,15 @@ def set_mtu(mtu, interfaces=(SERVER_SIDE, CLIENT_SIDE)):
     for name in interfaces:
         done = ip("link", "set", "dev", name, "mtu", str(mtu))
         assert done.returncode == 0, done.stdout
+
+
+@contextlib.contextmanager
+def with_mtu(mtu):
+    set_mtu(mtu)
+    try:
+        yield
+    finally:
+        set_mtu(1500)
 
 
 def mac_of(interface):
@@ -673,6 +682,39 @@ class Client:
         return self.ask(config_frame(), tries=10)
 
 
+# ---- a server, and a client of it
+
+
+def serving(*stores, options="", args=(), **more):
+    """The first disk is 1.0, the next one 1.1."""
+    return Spindle(*(stores or ("ram:64M",)), args=["--aoe", f"{SERVER_SIDE}:1.0{options}", *args], **more)
+
+
+def client(shelf=1, slot=0, **more):
+    """Of a machine that is busy with other tests it expects little."""
+    return Client(shelf, slot, **{"timeout_s": 20, **more})
+
+
+@contextlib.contextmanager
+def both(*stores, **more):
+    """A server and a client that waits for nothing more of its start."""
+    with serving(*stores, **more) as s, client() as c:
+        c.settle()
+        yield s, c
+
+
+def stored(directory, lba, count, name="disk.img"):
+    """The sectors of a disk, as they are in its file."""
+    with open(os.path.join(directory, name), "rb") as f:
+        f.seek(lba * SECTOR)
+        return f.read(count * SECTOR)
+
+
+def have(*names):
+    """Are these tools installed?"""
+    return all(map(find_tool, names))
+
+
 # ---- clients of machines
 
 
@@ -818,8 +860,3 @@ class Window:
         r.done = True
         flying.remove(r)
         self.counts["done"] += 1
-
-
-def have(*names):
-    """Are these tools installed? Some live where only root looks."""
-    return all(shutil.which(name, path=WITH_SBIN["PATH"]) for name in names)

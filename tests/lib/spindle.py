@@ -51,11 +51,13 @@ def binary():
     return path
 
 
+def find_tool(name):
+    """Its path, None where it is not installed. Some live where only root looks."""
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+
+
 def need_tool(name):
-    path = shutil.which(name)
-    if path is None:
-        skip(f"{name} is not installed")
-    return path
+    return find_tool(name) or skip(f"{name} is not installed")
 
 
 def split_portal(text):

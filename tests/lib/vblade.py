@@ -10,13 +10,12 @@ judged.
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import tempfile
 import time
 
-from spindle import SANITIZER_ENV, SANITIZER_MARKS, ServerError, binary
+from spindle import SANITIZER_ENV, SANITIZER_MARKS, ServerError, binary, find_tool
 
 
 def ours():
@@ -24,7 +23,7 @@ def ours():
 
 
 def theirs():
-    path = shutil.which("vblade", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    path = find_tool("vblade")
     return path and [path]
 
 

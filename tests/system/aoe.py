@@ -9,15 +9,15 @@ import contextlib
 import os
 import random
 import re
-import subprocess
 import time
 
-from harness import GIB, MIB, Spindle, expect_error, main, run, wait_until
+from harness import GIB, MIB, Spindle, expect_error, main, run, tool, wait_until
 
 import aoe
 import iscsi
 import pdu as P
-from aoe import Frame, Window, ata_frame, config_frame, pattern
+from aoe import Frame, Window, ata_frame, both, client, config_frame, pattern, serving, stored, with_mtu
+from disks import RELEASE6, RESERVE6, Switch
 
 aoe.in_namespace()
 
@@ -25,7 +25,6 @@ SEED = int(os.environ.get("SPINDLE_SEED", "0")) or random.SystemRandom().randran
 SECTOR = aoe.SECTOR
 PER_FRAME = 2  # sectors, where the MTU is 1500
 STRANGER, ADMIN = bytes.fromhex("020000000066"), bytes.fromhex("020000000077")
-RESERVE6, RELEASE6 = bytes([0x16]) + bytes(5), bytes([0x17]) + bytes(5)
 PAIRS = ((aoe.WRITE, aoe.READ), (aoe.WRITE_EXT, aoe.READ_EXT), (aoe.WRITE_DMA, aoe.READ_DMA),
          (aoe.WRITE_DMA_EXT, aoe.READ_DMA_EXT))
 WITHOUT_DATA = {aoe.FLUSH, aoe.FLUSH_EXT, aoe.CHECK_POWER, aoe.VERIFY, aoe.VERIFY_EXT, aoe.STANDBY_IMMEDIATE,
@@ -33,41 +32,8 @@ WITHOUT_DATA = {aoe.FLUSH, aoe.FLUSH_EXT, aoe.CHECK_POWER, aoe.VERIFY, aoe.VERIF
 KNOWN = {opcode for pair in PAIRS for opcode in pair} | WITHOUT_DATA | {aoe.IDENTIFY, aoe.DATA_SET, aoe.READ_LOG_EXT}
 
 
-def serving(*stores, options="", args=(), **more):
-    """The first disk is 1.0, the next one 1.1."""
-    return Spindle(*(stores or ("ram:64M",)), args=["--aoe", f"{aoe.SERVER_SIDE}:1.0{options}", *args], **more)
-
-
-def client(shelf=1, slot=0, **more):
-    """Of a machine that is busy with other tests it expects little."""
-    return aoe.Client(shelf, slot, **{"timeout_s": 20, **more})
-
-
-@contextlib.contextmanager
-def both(*stores, **more):
-    """A server and a client that waits for nothing more of its start."""
-    with serving(*stores, **more) as s, client() as c:
-        c.settle()
-        yield s, c
-
-
-@contextlib.contextmanager
-def with_mtu(mtu):
-    aoe.set_mtu(mtu)
-    try:
-        yield
-    finally:
-        aoe.set_mtu(1500)
-
-
 def places(answers):
     return [(a.shelf, a.slot) for a in answers]
-
-
-def image(server, offset, length, name="disk.img"):
-    with open(os.path.join(server.dir, name), "rb") as f:
-        f.seek(offset)
-        return f.read(length)
 
 
 # ---- Discovery and config strings --------------------------------------------------------------
@@ -484,12 +450,11 @@ def test_a_flush_that_fails():
     with serving("fault:rule=flush;eio;while=broken:ram:1M") as s, client() as c:
         c.ping()
         c.write(0, pattern(1, 0, 2))
-        with open(os.path.join(s.dir, "broken"), "wb"):
-            pass
+        Switch(s, "broken").on()
         for frame in (ata_frame(aoe.WRITE_EXT, 8, 1, bytes(SECTOR)), ata_frame(aoe.FLUSH)):
             answer = c.ask(frame)
             assert not answer.error and answer.status & aoe.ERR, answer
-        os.unlink(os.path.join(s.dir, "broken"))
+        Switch(s, "broken").off()
         for frame in (ata_frame(aoe.WRITE_EXT, 8, 1, bytes(SECTOR)), ata_frame(aoe.FLUSH)):
             answer = c.ask(frame)
             assert not answer.error and answer.status & aoe.ERR, answer
@@ -585,8 +550,8 @@ def test_what_is_answered_is_durable():
                 Window(c, PER_FRAME, window=16, rto_s=5, opcodes=opcodes).write(0, 200, opcodes[0])
                 c.write(1000, pattern(opcodes[1], 1000, 2), opcode=opcodes[1])
             s.kill()
-            assert image(s, 0, 200 * SECTOR) == pattern(opcodes[0], 0, 200)
-            assert image(s, 1000 * SECTOR, 2 * SECTOR) == pattern(opcodes[1], 1000, 2)
+            assert stored(s.dir, 0, 200) == pattern(opcodes[0], 0, 200)
+            assert stored(s.dir, 1000, 2) == pattern(opcodes[1], 1000, 2)
             s.start()
             with client() as c:
                 Window(c, PER_FRAME).read(0, 200, opcodes[0])
@@ -604,8 +569,8 @@ def test_with_a_write_cache():
                 Window(c, PER_FRAME, window=16, rto_s=5).write(at + 500, 100, i)
                 Window(c, PER_FRAME, window=16, rto_s=5).read(at + 500, 100, i)
             s.kill()
-            assert image(s, at * SECTOR, 100 * SECTOR) == pattern(i, at, 100)
-            assert image(s, (at + 500) * SECTOR, 100 * SECTOR) == bytes(100 * SECTOR)
+            assert stored(s.dir, at, 100) == pattern(i, at, 100)
+            assert stored(s.dir, at + 500, 100) == bytes(100 * SECTOR)
             s.start()
 
 
@@ -614,7 +579,7 @@ def test_a_stop_leaves_nothing_behind():
         with client() as c:
             Window(c, PER_FRAME, rto_s=5).write(0, 100, 1)
         s.stop()
-        assert image(s, 0, 100 * SECTOR) == pattern(1, 0, 100)
+        assert stored(s.dir, 0, 100) == pattern(1, 0, 100)
 
 
 # ---- With iSCSI, and on several interfaces -----------------------------------------------------
@@ -749,7 +714,7 @@ def test_a_file_in_windows():
         w = Window(c, 16, window=64, rto_s=10)
         w.write(3, 4000, 1)
         w.read(3, 4000, 1)
-        assert image(s, 0, 4003 * SECTOR) == bytes(3 * SECTOR) + pattern(1, 3, 4000)
+        assert stored(s.dir, 0, 4003) == bytes(3 * SECTOR) + pattern(1, 3, 4000)
 
 
 def test_several_disks_in_windows():
@@ -830,7 +795,7 @@ def test_loss():
         c.settle()
         want = pattern(1, 0, 10) + pattern(21, 10, 65) + pattern(1, 75, 926)
         assert c.read(0, 2) == pattern(1, 0, 2)
-        assert image(s, 0, 1001 * SECTOR) == want, f"SPINDLE_SEED={SEED}"
+        assert stored(s.dir, 0, 1001) == want, f"SPINDLE_SEED={SEED}"
 
 
 def garbage(rng, server_mac):
@@ -893,25 +858,16 @@ def test_garbage():
 # ---- Other people's programs -------------------------------------------------------------------
 
 
-def aoetool(*args):
-    """They end by themselves: what they say, and their exit code."""
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    done = subprocess.run(args, env={**os.environ, "PATH": path}, text=True, timeout=60, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    assert done.returncode == 0, f"{' '.join(args)}: exit code {done.returncode}\n{done.stdout}"
-    return done.stdout
-
-
 def test_aoetools():
     if not aoe.have("aoeping", "aoecfg", "aoe-sancheck"):
         print("not tried: aoetools are not installed")
         return
     with with_mtu(9000), both(options=f",admin={aoe.mac_text(aoe.mac_of('aoe1'))}"):
-        text = aoetool("aoeping", "-i", "-v", "1", "0", "aoe1")
+        text = tool("aoeping", "-i", "-v", "1", "0", "aoe1")
         assert f"found e1.0 with mac {aoe.mac_of('aoe0').hex()}" in text and "device identify response:" in text, text
-        aoetool("aoecfg", "-c", "set", "-s", "hello", "1", "0", "aoe1")
-        assert "hello" in aoetool("aoecfg", "1", "0", "aoe1")
-        text = aoetool("aoe-sancheck")
+        tool("aoecfg", "-c", "set", "-s", "hello", "1", "0", "aoe1")
+        assert "hello" in tool("aoecfg", "1", "0", "aoe1")
+        text = tool("aoe-sancheck")
         assert re.search(r"^e1\.0\s+1\s+8192\s+aoe1\s*$", text, re.MULTILINE), text
 
 

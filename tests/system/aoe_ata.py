@@ -5,93 +5,39 @@ size, what is said of errors, and IDENTIFY as other people's programs read it.
 It needs root. SPINDLE_SEED=N makes the random test what it was in a run that printed it.
 """
 
-import contextlib
 import os
 import random
 import re
 import struct
-import subprocess
 import time
 
-from harness import GIB, MIB, Spindle, main, wait_until
+from harness import GIB, MIB, main, tool, wait_until
 
 import aoe
 import iscsi
-from aoe import ata_frame, log_frame, pattern, smart_frame, trim_frame
+from aoe import (ata_frame, both, client, log_frame, pattern, serving, smart_frame, stored, trim_frame,
+                 with_mtu)
+from disks import RELEASE6, RESERVE6, Switch
 
 aoe.in_namespace()
 
 SEED = int(os.environ.get("SPINDLE_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 SECTOR = aoe.SECTOR
-RESERVE6, RELEASE6 = bytes([0x16]) + bytes(5), bytes([0x17]) + bytes(5)
 WELL, FAILING = bytes.fromhex("4fc2"), bytes.fromhex("f42c")
 DF = 0x20
 MOST = 65535  # sectors of a range
-
-
-def serving(*stores, options="", args=(), **more):
-    return Spindle(*(stores or ("ram:64M",)), args=["--aoe", f"{aoe.SERVER_SIDE}:1.0{options}", *args], **more)
-
-
-def client(shelf=1, slot=0, **more):
-    return aoe.Client(shelf, slot, **{"timeout_s": 20, **more})
-
-
-@contextlib.contextmanager
-def both(*stores, **more):
-    with serving(*stores, **more) as s, client() as c:
-        c.settle()
-        yield s, c
-
-
-@contextlib.contextmanager
-def with_mtu(mtu):
-    aoe.set_mtu(mtu)
-    try:
-        yield
-    finally:
-        aoe.set_mtu(1500)
 
 
 def expect_abort(c, frame):
     return c.expect_status(aoe.FAILED, aoe.ABRT, frame)
 
 
-def image(server, lba, count, name="disk.img"):
-    with open(os.path.join(server.dir, name), "rb") as f:
-        f.seek(lba * SECTOR)
-        return f.read(count * SECTOR)
-
-
 def blocks_of(server, name="disk.img"):
     return os.stat(os.path.join(server.dir, name)).st_blocks * 512
 
 
-class Switch:
-    """A rule of the fault store that says while=NAME."""
-
-    def __init__(self, server, name):
-        self.path = os.path.join(server.dir, name)
-
-    def on(self):
-        with open(self.path, "wb"):
-            pass
-
-    def off(self):
-        os.unlink(self.path)
-
-
 def lba_of(answer):
     return int.from_bytes(answer.lba, "little")
-
-
-def run(*args, stdin=b"", code=0):
-    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-    done = subprocess.run(args, env={**os.environ, "PATH": path}, timeout=60, input=stdin, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
-    text = done.stdout.decode(errors="replace")
-    assert code is None or done.returncode == code, f"{' '.join(args)}: exit code {done.returncode}\n{text}"
-    return text
 
 
 # ---- SMART -------------------------------------------------------------------------------------
@@ -369,14 +315,14 @@ def test_trim():
         for lba, n in ((8, 8), (24, 3), (40, 16)):
             want[lba * SECTOR:(lba + n) * SECTOR] = bytes(n * SECTOR)
         assert b"".join(c.read(lba, 2) for lba in range(0, 64, 2)) == want
-        assert image(s, 0, 64) == want
+        assert stored(s.dir, 0, 64) == want
         # Ranges that overlap, in no order, of a whole block and more.
         w.write(0, 128, 2)
         c.good(trim_frame(*((lba, 2) for lba in range(126, 0, -2))))
         assert b"".join(c.read(lba, 2) for lba in range(0, 128, 2)) == pattern(2, 0, 2) + bytes(126 * SECTOR)
         w.write(0, 128, 3)
         c.good(trim_frame(*((lba, 1) for lba in range(128)), blocks=2))
-        assert image(s, 0, 128) == bytes(128 * SECTOR)
+        assert stored(s.dir, 0, 128) == bytes(128 * SECTOR)
 
 
 def test_trim_of_nothing():
@@ -436,7 +382,7 @@ def test_trim_is_durable():
                 c.good(trim_frame((0, 2)))
                 assert c.read(0, 2) == bytes(2 * SECTOR)
             s.kill()
-            assert image(s, 0, 2) == (bytes(2 * SECTOR) if durable else pattern(1, 0, 2))
+            assert stored(s.dir, 0, 2) == (bytes(2 * SECTOR) if durable else pattern(1, 0, 2))
             s.start()
 
 
@@ -542,7 +488,7 @@ def test_a_stop_while_something_is_trimmed():
         c.send(trim_frame((0, 2)))
         time.sleep(0.2)
         s.stop()
-        assert image(s, 0, 2) == bytes(2 * SECTOR)
+        assert stored(s.dir, 0, 2) == bytes(2 * SECTOR)
 
 
 # ---- The write cache ---------------------------------------------------------------------------
@@ -563,7 +509,7 @@ def test_a_write_cache_off_and_on():
             c.write(2, pattern(1, 2, 2))
             c.good(trim_frame((3, 1)))
         s.kill()
-        assert image(s, 0, 4) == pattern(1, 0, 3) + bytes(SECTOR), "what was there before, and what came behind it"
+        assert stored(s.dir, 0, 4) == pattern(1, 0, 3) + bytes(SECTOR), "what was there before, and what came behind it"
         s.start()
         with client() as c:
             c.settle()
@@ -573,7 +519,7 @@ def test_a_write_cache_off_and_on():
             assert "cache on" in c.identify().flags
             c.write(0, pattern(2, 0, 2))
         s.kill()
-        assert image(s, 0, 2) == pattern(1, 0, 2), "durable, though the cache is on"
+        assert stored(s.dir, 0, 2) == pattern(1, 0, 2), "durable, though the cache is on"
         s.start()
 
 
@@ -634,8 +580,8 @@ def test_native_max_address():
 # ---- Other people's programs -------------------------------------------------------------------
 
 
-def aoeping(*args, code=0):
-    return run("aoeping", "-s", "20", *args, "1", "0", "aoe1", code=code)
+def aoeping(*args, **more):
+    return tool("aoeping", "-s", "20", *args, "1", "0", "aoe1", **more)
 
 
 def test_aoeping():
@@ -652,7 +598,7 @@ def test_aoeping():
         assert "SMART data:" in aoeping("-S", "read_log:1")
         assert "aborted" in aoeping("-S", "read_log:2", code=1)
         assert "aborted" in aoeping("-S", "offline_immediate:0", code=1)
-        assert "aborted" in run("aoeping", "-s", "20", "-S", "write_log:0x80", "1", "0", "aoe1", stdin=bytes(512), code=1)
+        assert "aborted" in aoeping("-S", "write_log:0x80", stdin="\0" * 512, code=1)
         assert "Status: 0x40" in aoeping("-S", "disable")
         assert "aborted" in aoeping("-S", "return_status", code=1)
         assert "Status: 0x40" in aoeping("-S", "enable")
@@ -670,7 +616,7 @@ def hdparm(c):
         return None
     words = c.identify().words
     lines = [" ".join(f"{w:04x}" for w in words[i:i + 8]) for i in range(0, 256, 8)]
-    return run("hdparm", "--Istdin", stdin=("\n".join(lines) + "\n").encode())
+    return tool("hdparm", "--Istdin", stdin="\n".join(lines) + "\n")
 
 
 def test_hdparm():

@@ -10,13 +10,14 @@ import os
 import random
 import time
 
-from harness import Spindle, main, wait_until, without_attributes
+from harness import main, wait_until, without_attributes
 
 import aoe
 import iscsi
 import pdu as P
 from aoe import (ADD, DELETE, MASK_EDIT, MASK_READ, NOTHING, RESERVE_FORCE, RESERVE_READ, RESERVE_SET, Frame, ata_frame,
                  config_frame, mask_frame, pattern, reserve_frame)
+from disks import RELEASE6, RESERVE6
 
 aoe.in_namespace()
 
@@ -25,7 +26,7 @@ SECTOR = aoe.SECTOR
 ADMIN, ONE, TWO = (bytes.fromhex(f"0200000000{n}") for n in ("77", "01", "02"))
 MASK_MAX, HOLDERS_MAX = (1514 - 28) // 8, (1514 - 26) // 6
 CONFLICT = 0x18
-RESERVE6, RELEASE6, RESERVE10 = bytes([0x16]) + bytes(5), bytes([0x17]) + bytes(5), bytes([0x56]) + bytes(9)
+RESERVE10 = bytes([0x56]) + bytes(9)
 EVERYBODY = {"shelf": aoe.ALL_SHELVES, "slot": aoe.ALL_SLOTS, "dst": aoe.BROADCAST}
 LU_RESET, TARGET_RESET = 5, 6
 
@@ -34,8 +35,8 @@ def option(name, *macs):
     return "".join(f",{name}={aoe.mac_text(mac)}" for mac in macs)
 
 
-def serving(*stores, options=option("admin", ADMIN), args=(), **more):
-    return Spindle(*(stores or ("ram:1M",)), args=["--aoe", f"{aoe.SERVER_SIDE}:1.0{options}", *args], **more)
+def serving(*stores, options=option("admin", ADMIN), **more):
+    return aoe.serving(*(stores or ("ram:1M",)), options=options, **more)
 
 
 def on_file(**more):
@@ -43,7 +44,7 @@ def on_file(**more):
 
 
 def client(mac=None, **more):
-    return aoe.Client(1, 0, **{"timeout_s": 20, "mac": mac, **more})
+    return aoe.client(mac=mac, **more)
 
 
 @contextlib.contextmanager

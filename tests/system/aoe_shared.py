@@ -19,7 +19,7 @@ import aoe
 import disks
 import iscsi
 from aoe import Counter, Frame, ata_frame, config_frame
-from disks import CAPACITY_CHANGED, MODE_CHANGED, PROTECTED, Switch, sense
+from disks import CAPACITY_CHANGED, MODE_CHANGED, PROTECTED, RELEASE6, RESERVE6, Switch, sense
 
 aoe.in_namespace()
 
@@ -28,7 +28,6 @@ SOAK = bool(os.environ.get("SPINDLE_SOAK"))
 SECONDS = 180 if SOAK else 5
 KILLS = 150 if SOAK else 6
 BLOCKS, PER_BLOCK, SECTOR = 200, 2, aoe.SECTOR
-RESERVE6, RELEASE6 = bytes([0x16]) + bytes(5), bytes([0x17]) + bytes(5)
 CONFLICT = 0x18
 
 

@@ -7,6 +7,7 @@ import iscsi
 
 TUR = iscsi.test_unit_ready()
 SYNCHRONIZE_CACHE = bytes([0x35]) + bytes(9)
+RESERVE6, RELEASE6 = bytes([0x16]) + bytes(5), bytes([0x17]) + bytes(5)
 REPORT_LUNS = bytes([0xA0]) + bytes(8) + bytes([1]) + bytes(2)
 READ_CAPACITY_16 = bytes([0x9E, 0x10]) + bytes(8) + (32).to_bytes(4, "big") + bytes(2)
 MODE_SENSE = bytes([0x1A, 0x08, 0x3F, 0, 255, 0])

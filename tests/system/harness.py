@@ -13,12 +13,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 for folder in ("lib", "protocol"):
     sys.path.insert(0, os.path.join(os.path.dirname(HERE), folder))
 
-from spindle import SANITIZER_ENV, SANITIZER_MARKS, Spindle, binary, need_tool, skip  # noqa: E402
+from spindle import SANITIZER_ENV, SANITIZER_MARKS, Spindle, binary, find_tool, need_tool, skip  # noqa: E402
 
 SOURCE = os.environ.get("SPINDLE_SOURCE", os.path.dirname(os.path.dirname(HERE)))
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-__all__ = ["GIB", "KIB", "MIB", "SOURCE", "Spindle", "binary", "expect_error", "is_sanitized",
+__all__ = ["GIB", "KIB", "MIB", "SOURCE", "Spindle", "binary", "expect_error", "find_tool", "is_sanitized",
            "main", "need_tool", "run", "skip", "tool", "wait_until", "without_attributes"]
 
 
@@ -50,12 +50,11 @@ def expect_error(code, *args, says=(), cwd=None, **more):
     return lines[0]
 
 
-def tool(*args, timeout=120, code=0, **more):
+def tool(name, *args, timeout=120, code=0, stdin=""):
     """A client tool that must end with `code`; returns what it printed."""
-    need_tool(args[0])
-    done = subprocess.run(args, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more)
-    assert done.returncode == code, f"{' '.join(args)}: exit code {done.returncode}\n{done.stdout}"
+    done = subprocess.run([need_tool(name), *args], text=True, errors="replace", timeout=timeout, input=stdin,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    assert done.returncode == code, f"{' '.join([name, *args])}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
 

@@ -15,11 +15,11 @@ import subprocess
 import tempfile
 import time
 
-from harness import MIB, SOURCE, Spindle, binary, expect_error, main, run, server_env, wait_until
+from harness import MIB, SOURCE, Spindle, binary, expect_error, find_tool, main, run, server_env, wait_until
 
 import aoe
 import iscsi
-from aoe import ata_frame, config_frame, pattern
+from aoe import ata_frame, client, config_frame, pattern
 from vblade import Vblade, ours
 
 aoe.in_namespace()
@@ -29,15 +29,8 @@ STRANGER, FRIEND = bytes.fromhex("020000000066"), bytes.fromhex("020000000055")
 AOE = ["--no-iscsi", "--aoe", "aoe0:1.0"]
 
 
-def client(shelf=1, slot=0, **more):
-    return aoe.Client(shelf, slot, **{"timeout_s": 20, **more})
-
-
-@contextlib.contextmanager
-def serving(*stores, args=(), options="", **more):
-    with Spindle(*stores, args=["--no-iscsi", "--aoe", f"aoe0:1.0{options}", *args], **more) as s, client() as c:
-        c.settle()
-        yield s, c
+def both(*stores, args=(), **more):
+    return aoe.both(*stores, args=["--no-iscsi", *args], **more)
 
 
 @contextlib.contextmanager
@@ -58,9 +51,7 @@ def vblade(d, *args, slot=1, command=None):
 
 
 def contents(d, first, count):
-    with open(os.path.join(d, "disk"), "rb") as f:
-        f.seek(first * SECTOR)
-        return f.read(count * SECTOR)
+    return aoe.stored(d, first, count, "disk")
 
 
 def sockets_of(pid):
@@ -82,7 +73,7 @@ def sockets_of(pid):
 
 
 def test_no_iscsi_says_what_there_is():
-    with serving("ram:1M", "ram:2M") as (s, c):
+    with both("ram:1M", "ram:2M") as (s, c):
         assert s.ready == {"pid": s.process.pid, "portals": [], "disks": [
             {"name": "ram", "size": MIB, "aoe": [{"interface": "aoe0", "shelf": 1, "slot": 0}]},
             {"name": "ram-2", "size": 2 * MIB, "aoe": [{"interface": "aoe0", "shelf": 1, "slot": 1}]}]}, s.ready
@@ -133,9 +124,9 @@ def test_no_iscsi_where_a_port_is_taken():
 
 def test_no_iscsi_stops():
     """At once when nothing is under way; and what is under way is answered and kept."""
-    with serving("ram:1M", "null:1T"):
+    with both("ram:1M", "null:1T"):
         pass
-    with serving("fault:rule=write;delay=500ms:disk.img", args=["--size", "1M"]) as (s, c):
+    with both("fault:rule=write;delay=500ms:disk.img", args=["--size", "1M"]) as (s, c):
         tag = c.send(ata_frame(aoe.WRITE_EXT, 5, 2, pattern(1, 5, 2)))
         time.sleep(0.1)
         s.terminate()
@@ -151,7 +142,7 @@ def test_no_iscsi_stops():
 
 
 def test_no_iscsi_grows():
-    with serving("disk.img", args=["--size", "1M"]) as (s, c):
+    with both("disk.img", args=["--size", "1M"]) as (s, c):
         os.truncate(os.path.join(s.dir, "disk.img"), 2 * MIB)
         wait_until(lambda: c.identify().size == 2 * MIB // SECTOR, 20, "the disk to grow")
 
@@ -180,18 +171,18 @@ def test_no_iscsi_goes_on_with_what_was_begun():
 
 
 def test_anybody_may_set_the_string():
-    with serving("ram:1M", options=",admin=*") as (_, c), client(mac=STRANGER) as d:
+    with both("ram:1M", options=",admin=*") as (_, c), client(mac=STRANGER) as d:
         c.config(aoe.CONFIG_SET, b"one")
         d.expect_error(aoe.STRING_PRESENT, config_frame(aoe.CONFIG_SET, b"two"))
         assert d.config(aoe.CONFIG_FORCE, b"two").string == b"two" and c.config().string == b"two"
-    with serving("ram:1M", options=f",mac=*,mac={aoe.mac_text(STRANGER)}") as (_, c):
+    with both("ram:1M", options=f",mac=*,mac={aoe.mac_text(STRANGER)}") as (_, c):
         assert not c.config().error
         c.expect_error(aoe.BAD_ARGUMENT, config_frame(aoe.CONFIG_SET, b"one"))
 
 
 def test_buffers():
     for n in (1, 2, 64, 256):
-        with serving("ram:1M", options=f",buffers={n}") as (_, c):
+        with both("ram:1M", options=f",buffers={n}") as (_, c):
             assert c.config().buffers == n
             aoe.Window(c, 2, window=n, rto_s=10).write(0, 600, 1)
     for n in ("0", "257", "-1", "x"):
@@ -284,7 +275,7 @@ def test_a_slice_grows():
 
 def test_slices_of_a_device():
     """Two of one device at once, and nobody has the whole of it meanwhile."""
-    losetup = shutil.which("losetup")
+    losetup = find_tool("losetup")
     with folder() as d:
         done = losetup and subprocess.run([losetup, "-f", "--show", os.path.join(d, "disk")], stdout=subprocess.PIPE,
                                           stderr=subprocess.DEVNULL, text=True, check=False)
@@ -446,7 +437,7 @@ def test_vblade_by_name():
 
 def test_vblade_in_debians_unit():
     unit = "/lib/systemd/system/vblade@.service"
-    if not os.path.exists(unit) or not shutil.which("ionice"):
+    if not os.path.exists(unit) or find_tool("ionice") is None:
         print("not tried: vblade or ionice is not installed")
         return
     with open(unit, encoding="utf-8") as f:
@@ -501,7 +492,7 @@ def test_vbladed():
 
 def test_debians_vbladed():
     """A script, which runs the vblade that lies beside it."""
-    script = shutil.which("vbladed", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    script = find_tool("vbladed")
     if script is None:
         print("not tried: vblade is not installed")
         return
