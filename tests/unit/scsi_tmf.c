@@ -1,131 +1,8 @@
 /*
- * Task management: what is aborted wherever it waits, when the answer comes, what a reset sets back,
- * and who hears of it. Two nexuses on one loop and one on another.
+ * Task management: what is aborted wherever it waits, when the answer comes, what can be asked, and who hears
+ * of it. What a reset sets back is in scsi_tmf_reset.c.
  */
-#define FX_LOOPS 2
-#include "scsi_fixture.h"
-
-static struct fx fx, fx2; /* the same world, by loop 0 and by loop 1 */
-static struct fx_nexus a, b, far;
-
-/* Block 0 hangs. */
-#define HANGS "fault:rule=any@0-512;hang:ram:16M"
-
-static int up_on(const char *spec)
-{
-	fx_up(&fx, spec, 512);
-	fx2 = fx;
-	fx2.loop = loop_set_at(fx.set, 1);
-	fx_open(&fx, &a);
-	fx_open(&fx, &b);
-	fx_open(&fx2, &far);
-	fx_take_power_on(&a, 0);
-	fx_take_power_on(&b, 0);
-	fx_take_power_on(&far, 0);
-	return 0;
-}
-
-static int up(void **state)
-{
-	return up_on(HANGS);
-}
-
-static void settle(void)
-{
-	for (unsigned i = 0; i < 4; i++) {
-		fx_settle(&fx);
-		fx_settle(&fx2);
-	}
-}
-
-static void release(void)
-{
-	assert_int_equal(store_fault_release(fx.stores[0]), 0);
-	settle();
-}
-
-static int down(void **state)
-{
-	release();
-	fx_close(&a);
-	fx_close(&b);
-	fx_close(&far);
-	fx_down(&fx);
-	return 0;
-}
-
-/* ---- Functions ---- */
-
-struct tmf {
-	struct scsi_tmf t;
-	sem_t sem;
-	bool done;
-	enum scsi_tmf_response response;
-};
-
-static void tmf_done(struct scsi_tmf *t, enum scsi_tmf_response response)
-{
-	struct tmf *f = container_of(t, struct tmf, t);
-
-	f->done = true;
-	f->response = response;
-	sem_post(&f->sem);
-}
-
-static void tmf_run(void *arg)
-{
-	scsi_tmf_run(&((struct tmf *)arg)->t);
-}
-
-static void begin(struct tmf *f, struct fx_nexus *n, enum scsi_tmf_function function, uint64_t tag)
-{
-	*f = (struct tmf){
-		.t = {.nexus = &n->nexus, .function = function, .tag = tag, .done = tmf_done}};
-	sem_init(&f->sem, 0, 0);
-	fx_call(n->fx, tmf_run, f);
-	settle();
-}
-
-static void end(struct tmf *f, enum scsi_tmf_response response)
-{
-	fx_wait(&f->sem);
-	assert_true(f->done);
-	assert_int_equal(f->response, response);
-	sem_destroy(&f->sem);
-}
-
-static void run(struct fx_nexus *n, enum scsi_tmf_function function, uint64_t tag)
-{
-	struct tmf f;
-
-	begin(&f, n, function, tag);
-	end(&f, SCSI_TMF_COMPLETE);
-}
-
-/* ---- Tasks ---- */
-
-static struct fx_task *submit(struct fx_nexus *n, struct fx_task *ft, uint64_t tag)
-{
-	ft->t.tag = tag;
-	fx_submit(n->fx, ft);
-	settle();
-	return ft;
-}
-
-static struct fx_task *read_at(struct fx_nexus *n, uint64_t lba, uint64_t tag)
-{
-	struct fx_task *ft = fx_rw(n, 0x28, lba, 1);
-
-	fx_expect_in(ft, 512);
-	return submit(n, ft, tag);
-}
-
-static void silent(struct fx_task *ft)
-{
-	fx_finish_wait(ft);
-	assert_true(ft->aborted);
-	fx_task_free(ft);
-}
+#include "scsi_tmf_fixture.h"
 
 static void aborted_status(struct fx_task *ft)
 {
@@ -136,37 +13,10 @@ static void aborted_status(struct fx_task *ft)
 	fx_task_free(ft);
 }
 
-/* It was waited for. */
-static void was_good(struct fx_task *ft)
-{
-	fx_good(ft);
-	fx_task_free(ft);
-}
-
 static void good(struct fx_task *ft)
 {
 	fx_finish_wait(ft);
 	was_good(ft);
-}
-
-static void tur_good(struct fx_nexus *n)
-{
-	was_good(FX_CMD(n, 0, 0, 0, 0, 0, 0, 0));
-}
-
-static void was_told(struct fx_nexus *n, uint8_t asc, uint8_t ascq)
-{
-	struct fx_task *ft = FX_CMD(n, 0, 0, 0, 0, 0, 0, 0);
-
-	fx_sense(ft, 0x6, asc, ascq);
-	fx_task_free(ft);
-}
-
-/* One unit attention, and no second one. */
-static void was_reset(struct fx_nexus *n)
-{
-	was_told(n, 0x29, 0x03);
-	tur_good(n);
 }
 
 /* ---- Where a victim can wait: `before` makes it wait, `after` lets the rest go on ---- */
@@ -473,240 +323,6 @@ static void there_may_be_no_logical_unit(void **state)
 	tur_good(&a);
 }
 
-/* ---- What a reset sets back ---- */
-
-/* Byte 5 of the control mode page. */
-static uint8_t control_byte_5(struct fx_nexus *n)
-{
-	struct fx_task *ft = FX_CMD(n, 255, 0x1a, 8, 0x0a, 0, 255, 0);
-	uint8_t byte;
-
-	fx_good(ft);
-	byte = ft->data[4 + 5];
-	fx_task_free(ft);
-	return byte;
-}
-
-static void set_tas(struct fx_nexus *n)
-{
-	struct fx_task *sense = FX_CMD(n, 255, 0x1a, 8, 0x0a, 0, 255, 0),
-		       *ft = fx_task_new(n, (const uint8_t[]){0x15, 0x10, 0, 0, 16, 0}, 6);
-
-	fx_expect_out(ft, 16);
-	memcpy(ft->data + 4, sense->data + 4, 12);
-	ft->data[4] &= 0x3f;
-	ft->data[4 + 5] |= 0x40;
-	fx_task_free(sense);
-	fx_run(n->fx, ft);
-	was_good(ft);
-}
-
-static void take_mode_changed(struct fx_nexus *n)
-{
-	was_told(n, 0x2a, 0x01);
-}
-
-static void mode_parameters_go_back(void **state)
-{
-	assert_int_equal(control_byte_5(&a), 0);
-	set_tas(&a);
-	assert_int_equal(control_byte_5(&a), 0x40);
-	take_mode_changed(&b);
-	take_mode_changed(&far);
-	run(&far, SCSI_LU_RESET, 0);
-	was_reset(&a);
-	was_reset(&b);
-	was_reset(&far);
-	assert_int_equal(control_byte_5(&a), 0);
-	assert_int_equal(control_byte_5(&far), 0);
-}
-
-/* ---- Views that the test publishes ---- */
-
-struct publish {
-	struct unit_op op;
-	sem_t sem;
-};
-
-static void published(struct unit_op *op, int err)
-{
-	assert_int_equal(err, 0);
-	sem_post(&container_of(op, struct publish, op)->sem);
-}
-
-static void publish_run(void *arg)
-{
-	unit_publish(&((struct publish *)arg)->op);
-}
-
-static void publish(int (*edit)(struct unit_op *op, struct unit_view *next))
-{
-	struct publish p = {
-		.op = {.unit = fx.units[0], .loop = fx.loop, .edit = edit, .done = published}};
-
-	sem_init(&p.sem, 0, 0);
-	fx_call(&fx, publish_run, &p);
-	fx_wait(&p.sem);
-	sem_destroy(&p.sem);
-}
-
-/* Not before the holder's last write has left the store. */
-static void reservation_goes_with_the_holders_tasks(void **state)
-{
-	struct fx_task *ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0), *slow;
-	struct tmf f;
-
-	was_good(ft);
-	slow = read_at(&a, 0, 1);
-	begin(&f, &far, SCSI_LU_RESET, 0);
-	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
-	release();
-	end(&f, SCSI_TMF_COMPLETE);
-	silent(slow);
-	was_reset(&b);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
-}
-
-/* Of a client of another transport, which clients of this one must not be able to end. */
-static int edit_held(struct unit_op *op, struct unit_view *next)
-{
-	next->holder = 7;
-	next->flags |= UNIT_HOLDER_KEPT;
-	return 0;
-}
-
-static int edit_free(struct unit_op *op, struct unit_view *next)
-{
-	assert_int_equal(next->holder, 7);
-	assert_true((next->flags & UNIT_HOLDER_KEPT) != 0);
-	next->holder = 0;
-	next->flags &= ~(unsigned)UNIT_HOLDER_KEPT;
-	return 0;
-}
-
-static void reservation_that_is_kept_stays(void **state)
-{
-	static const enum scsi_tmf_function all[] = {SCSI_LU_RESET, SCSI_TARGET_RESET};
-
-	publish(edit_held);
-	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-		struct fx_task *ft;
-
-		run(&far, all[i], 0);
-		ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-		assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-		fx_task_free(ft);
-		was_good(FX_CMD(&far, 36, 0x12, 0, 0, 0, 36, 0));
-	}
-	publish(edit_free);
-	was_reset(&b);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
-	was_reset(&a);
-	was_reset(&far);
-}
-
-/* Whoever was told may begin anew, although the function still waits for a victim. */
-static void what_is_set_after_the_unit_attention_stays(void **state)
-{
-	struct fx_task *slow = read_at(&a, 0, 1);
-	struct tmf f;
-
-	begin(&f, &far, SCSI_LU_RESET, 0);
-	was_reset(&b);
-	was_reset(&a);
-	was_reset(&far);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	set_tas(&b);
-	assert_false(f.done);
-	release();
-	end(&f, SCSI_TMF_COMPLETE);
-	silent(slow);
-	assert_int_equal(control_byte_5(&b), 0x40);
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
-}
-
-/* The holder as well, whose reservation the function has found, and not ended yet. */
-static void reservation_that_is_made_anew_stays(void **state)
-{
-	struct fx_task *ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0), *slow;
-	struct tmf f;
-
-	was_good(ft);
-	slow = read_at(&b, 0, 1);
-	begin(&f, &far, SCSI_LU_RESET, 0);
-	was_reset(&b);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	assert_false(f.done);
-	release();
-	end(&f, SCSI_TMF_COMPLETE);
-	silent(slow);
-	ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
-}
-
-/* A disk with a cache: WCE is switched off and saved, switched on, and off again by the reset. */
-static int up_cached(void **state)
-{
-	return up_on("fault:volatile=on:ram:16M");
-}
-
-static int edit_saved(struct unit_op *op, struct unit_view *next)
-{
-	lu_state_edit(next)->mode_saved &= ~(1u << MODE_WCE);
-	return 0;
-}
-
-static void save_wce_off(void)
-{
-	publish(edit_saved);
-}
-
-static uint8_t wce(struct fx_nexus *n)
-{
-	struct fx_task *ft = FX_CMD(n, 255, 0x1a, 8, 0x08, 0, 255, 0);
-	const uint8_t bit = ft->data[4 + 2] & 4;
-
-	fx_good(ft);
-	fx_task_free(ft);
-	return bit;
-}
-
-static void write_cache_goes_off_behind_a_flush(void **state)
-{
-	struct fx_task *ft;
-
-	save_wce_off();
-	assert_int_equal(wce(&a), 4);
-	run(&far, SCSI_LU_RESET, 0);
-	ft = FX_CMD(&b, 0, 0, 0, 0, 0, 0, 0);
-	fx_sense(ft, 0x6, 0x29, 0x03);
-	fx_task_free(ft);
-	take_mode_changed(&b);
-	assert_int_equal(wce(&b), 0);
-}
-
-static int up_failing(void **state)
-{
-	return up_on("fault:volatile=on,rule=flush;eio:ram:16M");
-}
-
-static void write_cache_stays_on_where_the_flush_fails(void **state)
-{
-	struct tmf f;
-
-	save_wce_off();
-	begin(&f, &far, SCSI_LU_RESET, 0);
-	end(&f, SCSI_TMF_FAILED);
-	was_reset(&a);
-	assert_int_equal(wce(&a), 4);
-}
-
 static void target_reset_is_of_every_lu(void **state)
 {
 	struct fx_task *ft = read_at(&b, 0, 1);
@@ -721,11 +337,6 @@ static void target_reset_is_of_every_lu(void **state)
 	was_reset(&b);
 	was_reset(&far);
 }
-
-struct lun {
-	struct scsi_lun_op op;
-	sem_t sem;
-};
 
 /* ---- The reset of a nexus ---- */
 
@@ -770,43 +381,6 @@ static void nexus_reset_leaves_others_alone(void **state)
 	good(fars);
 	tur_good(&a);
 	tur_good(&b);
-}
-
-/* Its own, when its last write has left the store; another's stays. */
-static void nexus_reset_ends_its_reservation(void **state)
-{
-	struct fx_task *ft, *slow;
-	struct tmf f;
-
-	was_good(FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0));
-	run(&b, SCSI_NEXUS_RESET, 0);
-	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
-	slow = read_at(&a, 0, 1);
-	begin(&f, &a, SCSI_NEXUS_RESET, 0);
-	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
-	release();
-	end(&f, SCSI_TMF_COMPLETE);
-	silent(slow);
-	was_told(&b, 0x29, 0x07);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
-	was_told(&a, 0x29, 0x07);
-	tur_good(&a);
-}
-
-static void nexus_reset_leaves_mode_parameters(void **state)
-{
-	set_tas(&far);
-	take_mode_changed(&a);
-	take_mode_changed(&b);
-	run(&far, SCSI_NEXUS_RESET, 0);
-	assert_int_equal(control_byte_5(&a), 0x40);
-	was_told(&far, 0x29, 0x07);
-	assert_int_equal(control_byte_5(&far), 0x40);
 }
 
 /* ---- What can be asked ---- */
@@ -933,6 +507,11 @@ static void own_tasks_are_silent_with_tas(void **state)
 	was_reset(&far);
 }
 
+struct lun {
+	struct scsi_lun_op op;
+	sem_t sem;
+};
+
 static void lun_changed(struct scsi_lun_op *op, int err)
 {
 	sem_post(&container_of(op, struct lun, op)->sem);
@@ -967,8 +546,6 @@ static void lun_goes_under_a_function(void **state)
 	fx_task_free(slow);
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, up, down)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -980,22 +557,11 @@ int main(void)
 		TEST(later_tasks_are_no_victims),
 		TEST(second_function_waits_as_well),
 		TEST(there_may_be_no_logical_unit),
-		TEST(mode_parameters_go_back),
-		TEST(reservation_goes_with_the_holders_tasks),
-		TEST(reservation_that_is_kept_stays),
-		TEST(what_is_set_after_the_unit_attention_stays),
-		TEST(reservation_that_is_made_anew_stays),
-		cmocka_unit_test_setup_teardown(write_cache_goes_off_behind_a_flush, up_cached,
-						down),
-		cmocka_unit_test_setup_teardown(write_cache_stays_on_where_the_flush_fails,
-						up_failing, down),
 		TEST(target_reset_is_of_every_lu),
 		TEST(others_are_told_where_tas_is_set),
 		TEST(own_tasks_are_silent_with_tas),
 		TEST(nexus_reset_in_every_park),
 		TEST(nexus_reset_leaves_others_alone),
-		TEST(nexus_reset_ends_its_reservation),
-		TEST(nexus_reset_leaves_mode_parameters),
 		TEST(query_task_in_every_park),
 		TEST(query_where_there_is_no_logical_unit),
 		TEST(query_event_shows_the_next_unit_attention),
