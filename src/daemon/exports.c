@@ -9,11 +9,15 @@
 
 #include "daemon/daemon.h"
 
-static const char *const caches[] = {"writethrough", "writeback", NULL};
-static const char *const switches[] = {"off", "on", NULL};
+enum { WRITETHROUGH, WRITEBACK };
+enum { OFF, ON };
+
+static const char *const caches[] = {
+	[WRITETHROUGH] = "writethrough", [WRITEBACK] = "writeback", NULL};
+static const char *const switches[] = {[OFF] = "off", [ON] = "on", NULL};
 
 struct place_options {
-	unsigned cache, xdp;
+	unsigned cache, xdp; /* an index of caches, of switches */
 	uint64_t buffers;
 	struct opt_strings allowed, admins;
 };
@@ -124,9 +128,9 @@ static int place_load(struct aoe_place *p, const char *text, struct diag *d)
 		err = parse_macs(&p->export.allowed, &o.allowed, d);
 	if (err == 0)
 		err = parse_macs(&p->export.admins, &o.admins, d);
-	p->export.writeback = o.cache == 1;
+	p->export.writeback = o.cache == WRITEBACK;
 	p->export.buffers = low_u16(o.buffers);
-	p->export.xdp = o.xdp == 1;
+	p->export.xdp = o.xdp == ON;
 	opt_fini(place_opts, &o);
 	return err;
 }

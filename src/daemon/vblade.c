@@ -33,10 +33,10 @@ struct option_row {
 	const char *arg, *help;
 	/* Puts the argument where it belongs: 0 or -EINVAL. NULL: a flag. */
 	int (*set)(struct vblade *v, const char *value);
-	size_t flag;
+	size_t flag; /* then: where its bool is in struct vblade */
 };
 
-/* In any base that C knows. A sector that no file has ends as an offset beyond its end. */
+/* In any base that C knows. One that no file has is refused later: the slice begins behind the file's end. */
 static int parse_sectors(uint64_t *out, const char *text)
 {
 	char *end;
@@ -49,7 +49,7 @@ static int parse_sectors(uint64_t *out, const char *text)
 		       : -EINVAL;
 }
 
-/* More than there can be under way is not promised. */
+/* vblade takes any number; what is promised is no more than there can be under way. */
 static int set_buffers(struct vblade *v, const char *value)
 {
 	int err = parse_u64(value, &v->buffers);
@@ -70,7 +70,7 @@ static int set_sectors(struct vblade *v, const char *value)
 	return err == 0 && v->sectors != 0 ? 0 : -EINVAL;
 }
 
-/* What is no address is told by who reads them all. */
+/* Whether they are addresses is looked at by exports.c, which gets them as an --aoe of `run` would have them. */
 static int add_macs(struct vblade *v, const char *value)
 {
 	while (value != NULL) {
@@ -238,7 +238,7 @@ static int serve(const struct vblade *v, struct diag *d)
 		status = run_disks(&o, d);
 	free(spec);
 	free(place);
-	/* What to do about it is said in options of `run`, which there are none of here. */
+	/* Advice that names options of `run` is of no use here. */
 	if (strstr(d->fix, "--") != NULL)
 		d->fix[0] = '\0';
 	return status;
@@ -246,7 +246,7 @@ static int serve(const struct vblade *v, struct diag *d)
 
 /* ---- In the background: vbladed -------------------------------------------------------------- */
 
-/* Of what had the terminal for its input and output. -1: to nowhere. */
+/* From now on input comes from `in` and output goes to `out`; -1: nowhere. */
 static void let_go_of_terminal(int in, int out)
 {
 	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -266,13 +266,14 @@ static void run_logger(int from)
 	_exit(EXIT_FAILED);
 }
 
-/* What is said from now on goes to the system's log. 0: here is the background; 1: here is who may end. */
+/* What is said from now on goes to the system's log. 0: this is the process in the background; 1: it is the
+ * first one, which may end; -errno, with a diag. */
 static int go_to_background(struct diag *d)
 {
 	int log[2], null, err;
 	pid_t pid;
 
-	/* What comes next has no number that stands for input or output. */
+	/* Where the caller has closed its input or output, no pipe gets their numbers. */
 	while ((null = open("/dev/null", O_RDWR)) >= 0 && null <= STDERR_FILENO)
 		continue;
 	close(null);
@@ -295,7 +296,8 @@ static int go_to_background(struct diag *d)
 
 /* ---- Both ------------------------------------------------------------------------------------ */
 
-/* What is wrong with the arguments is told in front in any case. */
+/* `go` leads to the background, NULL: nowhere. What is wrong with the arguments is told before that, where
+ * somebody reads it. The exit code. */
 static int run(int argc, char **argv, int (*go)(struct diag *d))
 {
 	struct vblade v = {.buffers = BUFFERS};
