@@ -63,6 +63,8 @@ struct loop_set {
 
 int loop_watch(struct loop *loop, int fd, struct loop_source *src, uint32_t epoll_events);
 int loop_rewatch(struct loop *loop, int fd, struct loop_source *src, uint32_t epoll_events);
+/* `src` may be freed right afterwards, even while a batch of events is being handed out. */
+void loop_unwatch(struct loop *loop, int fd, struct loop_source *src);
 /* Between STREAM_IN, STREAM_OUT and what epoll calls them. */
 static inline uint32_t to_epoll(unsigned wanted)
 {
@@ -74,8 +76,6 @@ static inline unsigned of_epoll(uint32_t epoll_events)
 	return ((epoll_events & EPOLLIN) != 0 ? STREAM_IN : 0) |
 	       ((epoll_events & EPOLLOUT) != 0 ? STREAM_OUT : 0);
 }
-/* `src` may be freed right afterwards, even while a batch of events is being handed out. */
-void loop_unwatch(struct loop *loop, int fd, struct loop_source *src);
 uint64_t monotonic_ns(void);
 
 /* ---- Timers (timer.c) ------------------------------------------------------------------------ */
