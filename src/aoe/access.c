@@ -17,10 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A frame where the MTU is 1500, with its Ethernet header. What is answered is the whole list: no longer one
- * can be told of everywhere. */
-#define FRAME_MAX 1514
-#define DRAIN_NS  UINT64_C(10000000000) /* for the I/O of all; then there is no reservation */
+/* Of frames where the MTU is 1500, without FCS. What is answered is the whole list: no longer one can be told
+ * of everywhere. */
+#define ETHERNET_HEAD 14
+#define FRAME_MAX     (ETHERNET_HEAD + 1500)
+#define DRAIN_NS      UINT64_C(10000000000) /* for the I/O of all; then there is no reservation */
 
 /* How the lists look in a frame: a head whose last byte counts what follows, and in each of these the address
  * comes last. */
@@ -65,6 +66,13 @@ bool aoe_is_answered(const struct aoe_place *place, const struct aoe_head *h)
 bool aoe_is_kept_out(const struct aoe_disk *disk, const uint8_t mac[AOE_MAC_LEN])
 {
 	return !aoe_lets_pass(&disk->lists[AOE_HOLDERS], mac);
+}
+
+bool aoe_is_held_elsewhere(const struct aoe_disk *disk)
+{
+	const uint64_t holder = channel_view(disk->attach.channel)->holder;
+
+	return holder != 0 && holder != disk->attach.nexus_id;
 }
 
 /* ---- Kept with the disk ---- */
@@ -124,7 +132,7 @@ static struct aoe_task *task_create(struct aoe_place *place, const uint8_t *fram
 /* How many of them an answer has room for, where the frame came from. */
 static uint32_t room_for(const struct aoe_place *place, enum aoe_list which)
 {
-	const int room = (int)place->port->mtu + (FRAME_MAX - 1500) - (int)formats[which].head;
+	const int room = (int)place->port->mtu + ETHERNET_HEAD - (int)formats[which].head;
 
 	return room < 0 ? 0 : (uint32_t)room / formats[which].each;
 }
@@ -205,8 +213,8 @@ static void change_end(struct change *c, int err)
 	change_free(c);
 }
 
-/* On a worker: nobody changes either list meanwhile. What was refused does not come back with a restart,
- * though an error does not say that it is not there. */
+/* On a worker: nobody changes either list meanwhile. What could not be kept may be there all the same: what
+ * stays in force is kept again, or a restart would bring what was refused. */
 static int keep(struct unit_op *op, const struct unit_view *next)
 {
 	const struct change *c = container_of(op, struct change, op);
@@ -407,14 +415,11 @@ void aoe_mask_request(struct aoe_place *place, const uint8_t *frame, uint32_t le
 
 /* ---- Reserve/release ---- */
 
-/* Nobody has the disk, or the sender is one of those who have. An operation asks the view again. */
-static bool may_set(const struct aoe_place *place, const uint8_t *frame, uint8_t count)
+/* Nobody has the disk, or the sender is one of those who have; to release what others have does nothing. An
+ * operation asks the view again. */
+static bool may_set(const struct aoe_disk *disk, const struct aoe_head *h, uint8_t count)
 {
-	const struct aoe_disk *disk = place->disk;
-	const uint64_t holder = channel_view(disk->attach.channel)->holder;
-
-	return !aoe_is_kept_out(disk, ((const struct aoe_head *)(const void *)frame)->from) &&
-	       (count == 0 || holder == 0 || holder == disk->attach.nexus_id);
+	return !aoe_is_kept_out(disk, h->from) && (count == 0 || !aoe_is_held_elsewhere(disk));
 }
 
 static void reserve_set(struct aoe_place *place, const uint8_t *frame, uint8_t count, bool forced)
@@ -455,7 +460,7 @@ void aoe_reserve_request(struct aoe_place *place, const uint8_t *frame, uint32_t
 	else if (!is_whole(frame, len, AOE_HOLDERS) || r->count > most_of(AOE_HOLDERS) ||
 		 (forced && !aoe_is_admin(place, h->from)))
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
-	else if (!forced && !may_set(place, frame, r->count))
+	else if (!forced && !may_set(place->disk, h, r->count))
 		aoe_refuse(place, frame, AOE_RESERVED);
 	else
 		reserve_set(place, frame, r->count, forced);

@@ -142,12 +142,13 @@ static void tell_stopped(struct loop_msg *msg)
 	aoe->when_stopped(aoe->arg);
 }
 
-/* On the loop, and back on loop 0. */
+/* Back on loop 0. */
 static void told(struct loop_msg *msg)
 {
 	container_of(msg, struct aoe, tell)->telling = false;
 }
 
+/* On the loop of the ports. */
 static void tell(struct loop_msg *msg)
 {
 	struct aoe *aoe = container_of(msg, struct aoe, tell);

@@ -16,6 +16,7 @@ struct aoe;
 #define AOE_MACS_MAX    255
 #define AOE_BUFFERS_MAX 256
 
+/* Ethernet addresses; owned by whoever has made the list. */
 struct aoe_macs {
 	uint8_t (*v)[PACKET_MAC_LEN];
 	size_t n;
@@ -36,14 +37,14 @@ struct aoe_export {
 	struct aoe_macs allowed, admins;
 };
 
-/* "52:54:00:12:34:56", with or without colons. 0 or -EINVAL. */
+/* Of "52:54:00:12:34:56", with or without colons. 0 or -EINVAL. */
 int aoe_mac_parse(uint8_t out[PACKET_MAC_LEN], const char *text);
 
-/* Before the loops run. */
+/* Before the loops run. 0 or -errno. */
 int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log);
-/* Opens the interface, which may be down, when it is the first export there, and follows it from then on; what `export` points to is copied. The unit
- * outlives the aoe. -EINVAL (also: shelf and slot are taken there, or another disk's elsewhere), -ENODEV,
- * -EPERM and others of packet_open(), with a diag. */
+/* Before the loops run. Opens the interface, which may be down, when it is the first export there, and follows
+ * it from then on; what `export` points to is copied. The unit outlives the aoe. -EINVAL (also: shelf and slot
+ * are taken there, or another disk's elsewhere), -ENODEV, -EPERM and others of packet_open(), with a diag. */
 int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export, struct diag *d);
 /* Behind the last aoe_add(): asks for 0.3 s whether somebody else serves one of the places. -EADDRINUSE and
  * others, with a diag. Without it, that is asked when the loops run. */

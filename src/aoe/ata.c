@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-#define ATA_IDENTIFY 0xec /* tells of no data: whoever may ask, is told */
+#define ATA_IDENTIFY 0xec
 
 static uint64_t lba_of(const struct aoe_ata *r, bool ext)
 {
@@ -69,7 +69,7 @@ static bool is_ext(const struct aoe_task *t)
 	return (t->ata->flags & ATA_EXT) != 0;
 }
 
-/* It failed at the beginning of this I/O, and there is more behind it. */
+/* The answer says where it failed, and how many sectors from there on are not done. */
 static void point_at(struct aoe_task *t, uint64_t lba)
 {
 	struct aoe_ata *r = ata_registers(t);
@@ -162,8 +162,8 @@ void ata_io_ended(struct aoe_task *t)
 	aoe_run_end(t, ended);
 }
 
-/* Half by half, which is the first sector that cannot be read? What can be on the way is of no use any
- * more. */
+/* A read has failed: it goes on by halves until the first sector that cannot be read is found. false: it is,
+ * or something else is wrong. What is read meanwhile is for nobody. */
 static bool narrow(struct aoe_task *t)
 {
 	struct io *io = &t->uio.io;
@@ -474,7 +474,7 @@ static void run_identify(struct aoe_place *place, const struct ata_command *cmd,
 	ata_good(t, AOE_SECTOR);
 }
 
-/* It turns always. */
+/* It never sleeps: 0xff is "active or idle". */
 static void run_power_mode(struct aoe_place *place, const struct ata_command *cmd,
 			   const uint8_t *frame, uint32_t len)
 {
@@ -486,27 +486,18 @@ static void run_power_mode(struct aoe_place *place, const struct ata_command *cm
 	ata_answer(t, ATA_DRDY, 0, 0);
 }
 
-/* For another. */
-static bool is_reserved(const struct aoe_place *place)
-{
-	const struct unit_attach *a = &place->disk->attach;
-	const uint64_t holder = channel_view(a->channel)->holder;
-
-	return holder != 0 && holder != a->nexus_id;
-}
-
 /* Subcommands of SET FEATURES. */
 enum { CACHE_ON = 0x02, CACHE_OFF = 0x82 };
 
-/* Off: it is answered when what was written before is durable, and what comes later is before it is
- * answered. A restart forgets it. */
+/* The write cache. "Off" is answered when what was written before is durable; what is written from then on is
+ * durable before that is answered. A restart forgets it. */
 static void run_set_features(struct aoe_place *place, const struct ata_command *cmd,
 			     const uint8_t *frame, uint32_t len)
 {
 	const uint8_t feature = ata_registers_of(frame)->feature;
 	struct aoe_task *t;
 
-	if (is_reserved(place)) {
+	if (aoe_is_held_elsewhere(place->disk)) {
 		aoe_refuse(place, frame, AOE_RESERVED);
 		return;
 	}
@@ -524,7 +515,7 @@ static void run_set_features(struct aoe_place *place, const struct ata_command *
 		ata_good(t, 0);
 }
 
-/* Of the last sector, or of the last one that 28 bits reach. */
+/* The LBA of the last sector, or of the last one that 28 bits reach. */
 static void run_max_address(struct aoe_place *place, const struct ata_command *cmd,
 			    const uint8_t *frame, uint32_t len)
 {
@@ -576,6 +567,19 @@ static struct ata_range written_by(const struct ata_command *cmd, const uint8_t 
 	return (struct ata_range){.from = from, .to = from + r->count * (uint64_t)AOE_SECTOR};
 }
 
+static void log_late(const struct aoe_disk *disk, const struct aoe_late_request *last, uint64_t n)
+{
+	char mac[2 * AOE_MAC_LEN + 1];
+
+	if (n == 0)
+		return;
+	str_hex(mac, last->head->from, AOE_MAC_LEN);
+	log_event(disk->aoe->log, LOG_WARN, "aoe-late-writes",
+		  F_STR("serial", unit_identity(disk->unit)->serial), F_U64("dropped", n),
+		  F_STR("last_from", mac), F_U64("last_lba", last->lba),
+		  F_U64("last_sectors", last->nwritten));
+}
+
 /* A write that the network held back until after a newer one: its client has no use for it. */
 static bool is_late(struct aoe_place *place, const struct ata_command *cmd, const uint8_t *frame,
 		    uint32_t len)
@@ -588,19 +592,11 @@ static bool is_late(struct aoe_place *place, const struct ata_command *cmd, cons
 						 .identifies = cmd->opcode == ATA_IDENTIFY};
 	struct aoe_disk *disk = place->disk;
 	const uint64_t now_ms = loop_now_ns(disk->aoe->loop) / 1000000;
-	char mac[2 * AOE_MAC_LEN + 1];
-	uint64_t n;
 
 	if (!aoe_late_is(disk->late, &request, now_ms))
 		return false;
 	place->port->counts.late++;
-	n = aoe_late_to_say(disk->late, now_ms);
-	str_hex(mac, request.head->from, AOE_MAC_LEN);
-	if (n != 0)
-		log_event(disk->aoe->log, LOG_WARN, "aoe-late-writes",
-			  F_STR("serial", unit_identity(disk->unit)->serial), F_U64("dropped", n),
-			  F_STR("last_from", mac), F_U64("last_lba", request.lba),
-			  F_U64("last_sectors", request.nwritten));
+	log_late(disk, &request, aoe_late_to_say(disk->late, now_ms));
 	return true;
 }
 
@@ -610,6 +606,7 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 		aoe_refuse(place, frame, AOE_BAD_ARGUMENT);
 		return;
 	}
+	/* IDENTIFY tells of no data: whoever may ask is told. */
 	if (ata_registers_of(frame)->command != ATA_IDENTIFY &&
 	    aoe_is_kept_out(place->disk, ((const struct aoe_head *)frame)->from)) {
 		aoe_refuse(place, frame, AOE_RESERVED);

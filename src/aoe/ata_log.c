@@ -96,6 +96,10 @@ static void put_long_registers(struct writer *w, const struct aoe_ata *r, bool e
 	write_u8(w, r->command);
 }
 
+/* What both logs have no use for: "extended error information", of the vendor. */
+#define VENDOR_BYTES 19
+#define LOG_VERSION  1
+
 /* Summary SMART error log */
 #define SUMMARY_ERRORS  5
 #define SUMMARY_COMMAND 12
@@ -113,7 +117,7 @@ static void put_summary_error(struct writer *w, const struct aoe_ata_error *e)
 	put_le32(w, e->after_ms);
 	write_u8(w, 0);
 	put_registers(w, &e->answered, e->ext);
-	write_zeros(w, 19);
+	write_zeros(w, VENDOR_BYTES);
 	write_u8(w, STATE_ACTIVE);
 	put_le16(w, e->hours);
 }
@@ -122,7 +126,7 @@ static void write_summary(const struct aoe_place *place, unsigned page, struct w
 {
 	const struct aoe_disk *disk = place->disk;
 
-	write_u8(w, 1);
+	write_u8(w, LOG_VERSION);
 	write_u8(w, low_u8(newest_of(disk, SUMMARY_ERRORS)));
 	for (unsigned i = 0; i < SUMMARY_ERRORS; i++)
 		put_summary_error(w, error_at(disk, i, SUMMARY_ERRORS));
@@ -149,7 +153,7 @@ static void put_long_error(struct writer *w, const struct aoe_ata_error *e)
 	write_u8(w, 0);
 	write_u8(w, e->answered.feature);
 	put_long_registers(w, &e->answered, e->ext);
-	write_zeros(w, 19);
+	write_zeros(w, VENDOR_BYTES);
 	write_u8(w, STATE_ACTIVE);
 	put_le16(w, e->hours);
 }
@@ -159,7 +163,7 @@ static void write_comprehensive(const struct aoe_place *place, unsigned page, st
 {
 	const struct aoe_disk *disk = place->disk;
 
-	write_u8(w, page == 0 ? 1 : 0);
+	write_u8(w, page == 0 ? LOG_VERSION : 0);
 	write_u8(w, 0);
 	put_le16(w, page == 0 ? newest_of(disk, AOE_ERRORS_KEPT) : 0);
 	for (unsigned i = 0; i < LONG_ERRORS; i++)

@@ -118,14 +118,14 @@ void aoe_identify(const struct aoe_place *place, uint8_t out[AOE_SECTOR])
 	const struct bdev_info *info = bdev_info(unit_bdev(disk->unit));
 
 	memset(out, 0, AOE_SECTOR);
-	put(out, WORD_CONFIG, 0x0040);
+	put(out, WORD_CONFIG, 0x0040); /* an ATA device, whose medium stays in it */
 	put_text(out, WORD_SERIAL, 20, identity->serial);
 	put_text(out, WORD_FIRMWARE, 8, SPINDLE_VERSION);
 	put_text(out, WORD_MODEL, 40, "Spindle disk");
-	put(out, WORD_MULTIPLE, 0x8000);
-	put(out, WORD_TRUSTED, 0x4000);
-	put(out, WORD_CAPABILITIES, 0x0300); /* LBA, DMA */
-	put(out, WORD_CAPABILITIES_2, 0x4000);
+	put(out, WORD_MULTIPLE, 0x8000);       /* there is no READ MULTIPLE */
+	put(out, WORD_TRUSTED, 0x4000);        /* nothing, and the word is valid */
+	put(out, WORD_CAPABILITIES, 0x0300);   /* LBA, DMA */
+	put(out, WORD_CAPABILITIES_2, 0x4000); /* nothing, and the word is valid */
 	put(out, WORD_VALID, 0x0003); /* so are the words behind 64, which say nothing of PIO */
 	put(out, WORD_MAJOR, 0x03f0); /* ATA/ATAPI-4 to ACS-2 */
 	put_features(out, place);

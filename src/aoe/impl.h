@@ -24,9 +24,9 @@
 #define AOE_RUN_MAX     32 /* frames that one I/O does */
 #define AOE_STRING_TAG  "aoe-config"
 #define AOE_SMART_TAG   "aoe-smart"
-#define AOE_ERRORS_KEPT \
-	20 /* whole pages of a log that has 5 of them in one, and of one that has 4 */
-#define AOE_KEPT_MAX 1504 /* bytes of what is kept with the disk by one name */
+/* Of a disk. A log has 5 of them in a page, another one 4: both then have whole pages of them. */
+#define AOE_ERRORS_KEPT 20
+#define AOE_KEPT_MAX    1504 /* bytes of what is kept with the disk by one name */
 
 struct ata_command;
 struct aoe_late;
@@ -172,9 +172,11 @@ void aoe_query_request(struct aoe_place *place, const uint8_t *frame, uint32_t l
 void aoe_announce(struct aoe_place *place);
 /* Before the loops run. Blocking. 0 or -errno. */
 int aoe_string_load(struct aoe_disk *disk);
-/* Small values kept with the disk. Blocking. 0 or -errno, also when a disk that cannot keep anything has it
- * only for as long as it is served; and bytes or -errno, 0 when there is none. */
+/* kept.c: values of at most AOE_KEPT_MAX bytes, kept with the disk by name. Blocking: before the loops run, or
+ * on a worker. 0 or -errno; 0 as well where nothing can be kept, as of a disk in memory: there a value is in
+ * force for as long as the disk is served. */
 int aoe_kept_set(struct unit *u, const char *name, const void *bytes, size_t len);
+/* Its length, 0 when there is none, or -errno: -EBADMSG when it is no such value. */
 ssize_t aoe_kept_get(const struct unit *u, const char *name, void *bytes, size_t cap);
 /* access.c */
 void aoe_mask_request(struct aoe_place *place, const uint8_t *frame, uint32_t len);
@@ -184,7 +186,9 @@ bool aoe_is_answered(const struct aoe_place *place, const struct aoe_head *h);
 /* Whether the disk is reserved, and not by it. */
 bool aoe_is_kept_out(const struct aoe_disk *disk, const uint8_t mac[AOE_MAC_LEN]);
 bool aoe_is_admin(const struct aoe_place *place, const uint8_t mac[AOE_MAC_LEN]);
-/* `n` is 0, or it is among them. */
+/* Whether a client of another transport has reserved the disk. */
+bool aoe_is_held_elsewhere(const struct aoe_disk *disk);
+/* Nobody is listed, or it is among them. */
 bool aoe_lets_pass(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
 /* Before the loops run: a reservation is in force from the first view on. Blocking. 0 or -errno. */
 int aoe_lists_load(struct aoe_disk *disk);
@@ -281,8 +285,8 @@ struct aoe {
 	const struct log *log;
 	struct link_watch links;
 	struct aoe_check *check;
-	uint64_t number; /* of this process among others */
-	uint64_t dice;
+	uint64_t number; /* of this process among others, at random */
+	uint64_t dice;   /* the state of random numbers */
 	struct list ports, disks;
 	struct list gathering; /* disks that gather a run */
 	struct loop_msg start, stop, stopped, tell;

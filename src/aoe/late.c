@@ -19,22 +19,23 @@
 #define FORGET_MS UINT64_C(10000) /* how long after a write an older one may come */
 #define SAY_MS    (60 * UINT64_C(1000))
 
-/* Who counts: a run of frames, and a clock of 100 to 1000 Hz, as far as one can tell: frames come in bunches
- * when somebody is busy. A clock of 2500 Hz has an order for 13 s still, which is longer than FORGET_MS. */
+/* A client counts that has sent so many frames in a row, with a clock of 100 to 1000 Hz. The bounds are wider
+ * than that, since frames come in bunches when somebody is busy; and by a clock of 2500 Hz frames have an order
+ * for 13 s still, which is longer than FORGET_MS. */
 #define RUN             64
-#define CLOCK_MS        UINT64_C(1000)  /* it is looked at for so long at least, */
+#define CLOCK_MS        UINT64_C(1000)  /* the clock is looked at for so long at least, */
 #define CLOCK_MS_MAX    UINT64_C(20000) /* and not for longer, since it comes round */
 #define TICKS_PER_S_MIN 50
 #define TICKS_PER_S_MAX 2500
 
 /* What continues a counter: its own source may have lost frames; another one must be close to it. */
-#define LOST_MAX   8192
-#define NEAR       256
+#define LOST_MAX   8192 /* frames */
+#define NEAR       256  /* frames */
 #define NEAR_TICKS 512
 #define JOINED     8 /* frames of another source, until that is no coincidence */
-/* A counter that begins. */
+/* A counter that has come no further has just begun. */
 #define BEGINNING 8
-/* So many old frames in a row, and no new one, are another counter. */
+/* So many old frames in a row, and no new one, are of another counter. */
 #define STRANGE_MAX 256
 
 struct tag {
@@ -64,7 +65,7 @@ struct source {
 	uint32_t address; /* 0: there is none */
 	struct client *client;
 	uint64_t seen_ms;
-	/* Frames that continued its client's counter, up to JOINED; in a row, that did not. */
+	/* Frames that have continued its client's counter, up to JOINED; and those in a row that have not. */
 	unsigned joined, strange;
 };
 

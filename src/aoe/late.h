@@ -22,7 +22,8 @@ struct aoe_late_request {
 	bool identifies;   /* IDENTIFY DEVICE: as a client begins */
 };
 
-/* Of a disk. NULL: there is no memory. */
+/* Of a disk, on one loop. NULL: there is no memory; what is known of a client takes more, and without that
+ * none of its writes is dropped. `now_ms` is of a clock that never goes back. */
 struct aoe_late *aoe_late_create(void);
 void aoe_late_destroy(struct aoe_late *late); /* NULL is fine */
 /* To be asked about each ATA request, in the order they come. True: it is not to be done, nor answered. */

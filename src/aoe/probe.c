@@ -234,7 +234,7 @@ static void check_begin(struct loop_msg *msg)
 	check_settle(c);
 }
 
-static int is_taken(const struct aoe_place *place, struct diag *d)
+static int about_rival(const struct aoe_place *place, struct diag *d)
 {
 	const struct aoe_export *e = &place->export;
 	char mac[AOE_MAC_TEXT];
@@ -255,7 +255,7 @@ static int check_places(const struct aoe *aoe, struct diag *d)
 			struct aoe_place *place = list_entry(pos, struct aoe_place, link);
 
 			if (place->taken)
-				return is_taken(place, d);
+				return about_rival(place, d);
 			place->served = port->up;
 		}
 	}

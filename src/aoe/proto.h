@@ -62,9 +62,10 @@ struct aoe_ata {
 enum ata_status { ATA_DRDY = 0x40, ATA_DF = 0x20, ATA_ERR = 0x01 };
 enum ata_error { ATA_UNC = 0x40, ATA_IDNF = 0x10, ATA_ABRT = 0x04 };
 
-#define ATA_LBA28_MAX   UINT32_C(0x0fffffff)
-#define ATA_LBA48_MAX   UINT64_C(0xffffffffffff)
-#define ATA_TRIM_BLOCKS 1 /* of ranges, in a command, as told: what fits into any frame */
+#define ATA_LBA28_MAX UINT32_C(0x0fffffff)
+#define ATA_LBA48_MAX UINT64_C(0xffffffffffff)
+#define ATA_TRIM_BLOCKS \
+	1 /* of 512 bytes of ranges: of one command, as IDENTIFY says; fits into any frame */
 
 /* AoEr11 3.2: config/query. The string follows. */
 struct aoe_query {
