@@ -3,21 +3,8 @@
 # The first process of the virtual machine: finds the disk 1.0 by Linux' aoe driver on two interfaces, uses it, and
 # reports on the console in lines that start with "vm:". The host judges.
 
-/bin/busybox --install -s /bin
-export PATH=/sbin:/bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-dmesg -n 1
-
-say() {
-	echo "vm: $*"
-}
-
-fresh() {
-	sync
-	echo 3 >/proc/sys/vm/drop_caches
-}
+# shellcheck source=tests/vm/start.sh
+. /start
 
 facts() {
 	for name in size ro mac netif payload state; do
@@ -97,14 +84,9 @@ all() {
 	grow
 }
 
-while read -r module; do
-	insmod "/modules/$module" || say "problem x insmod $module"
-done </modules/order
 for interface in eth0 eth1; do
 	ip link set "$interface" up
 done
-# shellcheck disable=SC1091 # the host made it
-. /parameters
 # A subshell that is not part of a condition, or its "set -e" would be void.
 (all) 2>&1
 say "result all $?"

@@ -11,10 +11,8 @@ import hashlib
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
-import time
 
 import parts
 

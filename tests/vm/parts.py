@@ -180,12 +180,13 @@ class Initramfs:
                     f.write(piece + bytes(-len(piece) % 4))
 
 
-def initramfs(root, init="init.sh", wanted_modules=MODULES, tools=HOST_TOOLS):
+def initramfs(root, init="linux.sh", wanted_modules=MODULES, tools=HOST_TOOLS):
     """With the programs and modules in it; the caller adds its files and writes it."""
     tree = Initramfs()
     for name in ("dev", "mnt", "proc", "run", "sys", "tmp", "var/run", "etc/iscsi"):
         tree.folder(name)
     tree.copy("init", os.path.join(HERE, init))
+    tree.copy("start", os.path.join(HERE, "start.sh"))
     tree.copy("bin/busybox", os.path.join(root, "bin/busybox"))
     programs = {"iscsistart": os.path.join(root, "sbin/iscsistart")}
     programs.update({name: need_tool(name) for name in tools})

@@ -7,16 +7,8 @@
 # A line of /cases: NAME KIND PORT TARGET DIGEST MORE. KIND is rw or ro, DIGEST None or CRC32C, MORE none, tools,
 # grow or erase.
 
-/bin/busybox --install -s /bin
-export PATH=/sbin:/bin
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
-dmesg -n 1
-
-say() {
-	echo "vm: $*"
-}
+# shellcheck source=tests/vm/start.sh
+. /start
 
 # The disk that appeared after a login.
 find_disk() {
@@ -48,11 +40,6 @@ facts() {
 	for name in header_digest data_digest max_xmit_dlength max_recv_dlength; do
 		say "fact $1 $name $(cat "/sys/class/iscsi_connection/connection${session#session}:0/$name")"
 	done
-}
-
-fresh() {
-	sync
-	echo 3 >/proc/sys/vm/drop_caches
 }
 
 # Past the file system, and past caches: every write of the raw area, read again.
@@ -253,19 +240,10 @@ use() {
 	/sbin/dd status=none if="/dev/$disk" of=/dev/null bs=64k count=16 iflag=direct
 }
 
-start() {
-	while read -r name; do
-		insmod "/modules/$name" || say "problem insmod $name"
-	done </modules/order
-	ip link set lo up
-	ip link set eth0 up
-	ip addr add 10.0.2.15/24 dev eth0
-	# shellcheck disable=SC1091 # the host made it
-	. /parameters
-	dmesg -c >/dev/null
-}
-
-start
+ip link set lo up
+ip link set eth0 up
+ip addr add 10.0.2.15/24 dev eth0
+dmesg -c >/dev/null
 while read -r name kind port target digest more login <&3; do
 	say "case $name"
 	# A subshell that is not part of a condition, or its "set -e" would be void.
