@@ -59,24 +59,42 @@ static void publish(int (*edit)(struct unit_op *op, struct unit_view *next))
 	sem_destroy(&p.sem);
 }
 
+/* ---- Reservations ---- */
+
+static void reserve(struct fx_nexus *n)
+{
+	was_good(FX_CMD(n, 0, 0x16, 0, 0, 0, 0, 0));
+}
+
+static void cannot_reserve(struct fx_nexus *n)
+{
+	struct fx_task *ft = FX_CMD(n, 0, 0x16, 0, 0, 0, 0, 0);
+
+	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
+	fx_task_free(ft);
+}
+
+static void release_disk(struct fx_nexus *n)
+{
+	was_good(FX_CMD(n, 0, 0x17, 0, 0, 0, 0, 0));
+}
+
 /* Not before the holder's last write has left the store. */
 static void reservation_goes_with_the_holders_tasks(void **state)
 {
-	struct fx_task *ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0), *slow;
+	struct fx_task *slow;
 	struct tmf f;
 
-	was_good(ft);
+	reserve(&a);
 	slow = read_at(&a, 0, 1);
 	begin(&f, &far, SCSI_LU_RESET, 0);
-	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
+	cannot_reserve(&b);
 	release();
 	end(&f, SCSI_TMF_COMPLETE);
 	silent(slow);
 	was_reset(&b);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	reserve(&b);
+	release_disk(&b);
 }
 
 /* Of a client of another transport, which clients of this one must not be able to end. */
@@ -102,18 +120,14 @@ static void reservation_that_is_kept_stays(void **state)
 
 	publish(edit_held);
 	for (size_t i = 0; i < ARRAY_LEN(all); i++) {
-		struct fx_task *ft;
-
 		run(&far, all[i], 0);
-		ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-		assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-		fx_task_free(ft);
+		cannot_reserve(&b);
 		was_good(FX_CMD(&far, 36, 0x12, 0, 0, 0, 36, 0));
 	}
 	publish(edit_free);
 	was_reset(&b);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	reserve(&b);
+	release_disk(&b);
 	was_reset(&a);
 	was_reset(&far);
 }
@@ -128,35 +142,33 @@ static void what_is_set_after_the_unit_attention_stays(void **state)
 	was_reset(&b);
 	was_reset(&a);
 	was_reset(&far);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	reserve(&b);
 	set_tas(&b);
 	assert_false(f.done);
 	release();
 	end(&f, SCSI_TMF_COMPLETE);
 	silent(slow);
 	assert_int_equal(control_byte_5(&b), 0x40);
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	release_disk(&b);
 }
 
 /* The holder as well, whose reservation the function has found, and not ended yet. */
 static void reservation_that_is_made_anew_stays(void **state)
 {
-	struct fx_task *ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0), *slow;
+	struct fx_task *slow;
 	struct tmf f;
 
-	was_good(ft);
+	reserve(&b);
 	slow = read_at(&b, 0, 1);
 	begin(&f, &far, SCSI_LU_RESET, 0);
 	was_reset(&b);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
+	reserve(&b);
 	assert_false(f.done);
 	release();
 	end(&f, SCSI_TMF_COMPLETE);
 	silent(slow);
-	ft = FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	cannot_reserve(&a);
+	release_disk(&b);
 }
 
 /* A disk with a cache: WCE is switched off and saved, switched on, and off again by the reset. */
@@ -221,25 +233,21 @@ static void write_cache_stays_on_where_the_flush_fails(void **state)
 /* Its own, when its last write has left the store; another's stays. */
 static void nexus_reset_ends_its_reservation(void **state)
 {
-	struct fx_task *ft, *slow;
+	struct fx_task *slow;
 	struct tmf f;
 
-	was_good(FX_CMD(&a, 0, 0x16, 0, 0, 0, 0, 0));
+	reserve(&a);
 	run(&b, SCSI_NEXUS_RESET, 0);
-	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
+	cannot_reserve(&b);
 	slow = read_at(&a, 0, 1);
 	begin(&f, &a, SCSI_NEXUS_RESET, 0);
-	ft = FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0);
-	assert_int_equal(ft->t.status, SCSI_RESERVATION_CONFLICT);
-	fx_task_free(ft);
+	cannot_reserve(&b);
 	release();
 	end(&f, SCSI_TMF_COMPLETE);
 	silent(slow);
 	was_told(&b, 0x29, 0x07);
-	was_good(FX_CMD(&b, 0, 0x16, 0, 0, 0, 0, 0));
-	was_good(FX_CMD(&b, 0, 0x17, 0, 0, 0, 0, 0));
+	reserve(&b);
+	release_disk(&b);
 	was_told(&a, 0x29, 0x07);
 	tur_good(&a);
 }
