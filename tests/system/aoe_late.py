@@ -12,10 +12,10 @@ import os
 import random
 import time
 
-from harness import Spindle, main, wait_until
+from harness import main, wait_until
 
 import aoe
-from aoe import Counter, Paths, Window, ata_frame, pattern
+from aoe import Counter, Paths, Window, ata_frame, client, pattern, serving
 
 aoe.in_namespace()
 
@@ -28,7 +28,7 @@ LBA = 1000
 @contextlib.contextmanager
 def both(*more, disk="ram:64M"):
     """A server and a client that counts from the beginning, as one that has just started does."""
-    with Spindle(disk, args=["--aoe", f"{aoe.SERVER_SIDE}:1.0", *more]) as s, aoe.Client(timeout_s=20) as c:
+    with serving(disk, args=more) as s, client() as c:
         c.new_tag = Counter(0).next
         c.ping()
         c.settle()
@@ -136,7 +136,7 @@ def test_a_frame_that_comes_twice():
 
 
 def test_two_addresses_of_one_machine():
-    with both() as (_, c), aoe.Client(timeout_s=20, mac=SECOND_MAC) as d:
+    with both() as (_, c), client(mac=SECOND_MAC) as d:
         Paths([c, d])
         d.settle()
         count(c, d)
@@ -146,7 +146,7 @@ def test_two_addresses_of_one_machine():
 
 def test_two_interfaces():
     aoe.add_pair("aoe2", "aoe3")
-    with both("--aoe", "aoe2:1.0") as (_, c), aoe.Client(timeout_s=20, interface="aoe3", server="aoe2") as d:
+    with both("--aoe", "aoe2:1.0") as (_, c), client(interface="aoe3", server="aoe2") as d:
         Paths([c, d])
         d.ping()
         d.settle()
@@ -160,7 +160,7 @@ def test_two_interfaces():
 
 def test_machines_that_share_a_disk():
     """One writes the same sectors right after the other, and none is older than the other."""
-    with both() as (s, c), aoe.Client(timeout_s=20, mac=SECOND_MAC) as d:
+    with both() as (s, c), client(mac=SECOND_MAC) as d:
         d.new_tag = Counter(0, hz=1000).next
         d.settle()
         count(c)
@@ -290,7 +290,7 @@ def test_disorder():
 
 
 def test_disorder_on_two_paths():
-    with both() as (s, c), aoe.Client(timeout_s=20, mac=SECOND_MAC) as d:
+    with both() as (s, c), client(mac=SECOND_MAC) as d:
         d.settle()
         paths = Paths([c, d])
         count(c, d)
@@ -302,7 +302,7 @@ def test_disorder_on_two_paths():
 
 def test_a_path_that_is_slow():
     """Each frame of it comes behind a hundred of the other one's: none of them is dropped for that."""
-    with both() as (s, c), aoe.Client(timeout_s=20, mac=SECOND_MAC) as d:
+    with both() as (s, c), client(mac=SECOND_MAC) as d:
         Paths([c, d])
         d.settle()
         count(c, d)

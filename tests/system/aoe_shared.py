@@ -13,12 +13,12 @@ import struct
 import threading
 import time
 
-from harness import MIB, Spindle, is_sanitized, main, wait_until
+from harness import MIB, is_sanitized, main, wait_until
 
 import aoe
 import disks
 import iscsi
-from aoe import Counter, Frame, ata_frame, config_frame
+from aoe import Counter, Frame, ata_frame, client, config_frame, serving
 from disks import CAPACITY_CHANGED, MODE_CHANGED, PROTECTED, RELEASE6, RESERVE6, Switch, sense
 
 aoe.in_namespace()
@@ -238,10 +238,8 @@ class Crowd:
 @contextlib.contextmanager
 def crowded(store="disk.img", size=16 * MIB):
     """A server, an iSCSI session that stands beside, a quiet AoE client, and a crowd; at the end all is what it should be."""
-    args = ["--aoe", f"{aoe.SERVER_SIDE}:1.0"]
-    if store.endswith("disk.img"):
-        args += ["--size", str(size)]
-    with Spindle(store, args=args) as s, aoe.Client(timeout_s=20, only_mine=True) as c:
+    args = ["--size", str(size)] if store.endswith("disk.img") else []
+    with serving(store, args=args) as s, client(only_mine=True) as c:
         c.ping()
         with iscsi.login(s.portals[0], s.iqn()) as session:
             session.settle()
@@ -359,8 +357,7 @@ def test_the_server_is_killed():
     """What was acknowledged over either is there afterwards, though only what was flushed survives."""
     book = Book()
     written = [0, 0]
-    with Spindle("fault:volatile=on:disk.img", args=["--size", "16M", "--aoe", f"{aoe.SERVER_SIDE}:1.0"]) as s, \
-         aoe.Client(timeout_s=20, only_mine=True) as c:
+    with serving("fault:volatile=on:disk.img", args=["--size", "16M"]) as s, client(only_mine=True) as c:
         for i in range(KILLS):
             crowd = Crowd(s, book)
             crowd.work(random.Random(SEED + i).uniform(0.1, 1))
@@ -408,7 +405,7 @@ def all_at_once(c, frames, window=128, rto_s=2):
 def test_many_disks():
     n, each = 64, 40
     dice = random.Random(SEED)
-    with Spindle(*["ram:1M"] * n, args=["--aoe", f"{aoe.SERVER_SIDE}:1.0"]) as s, aoe.Client(timeout_s=20, only_mine=True) as c:
+    with serving(*["ram:1M"] * n) as s, client(only_mine=True) as c:
         c.ping()
         c.settle()
         model = {}
@@ -435,8 +432,8 @@ def how_long(c, n=40, slot=0):
 def test_a_slow_disk():
     """It has all it may have under way; a disk beside it is as quick as it was. So is it with one that hangs."""
     for rule in ("read+write;delay=400ms", "read+write;hang;while=stuck"):
-        with Spindle("ram:1M", f"fault:rule={rule}:ram:1M", args=["--aoe", f"{aoe.SERVER_SIDE}:1.0"]) as s, \
-             aoe.Client(timeout_s=20, only_mine=True) as c, aoe.Client(timeout_s=20, mac=bytes.fromhex("020000000003"), only_mine=True) as d:
+        with serving("ram:1M", f"fault:rule={rule}:ram:1M") as s, \
+             client(only_mine=True) as c, client(mac=bytes.fromhex("020000000003"), only_mine=True) as d:
             c.ping()
             for who in (c, d):
                 who.settle()
@@ -512,7 +509,7 @@ def cpu_of(s, sock, frames, n=FLOOD):
 def test_floods():
     """A frame that nobody wants costs no more than one that is served, and takes no memory; clients are served meanwhile."""
     dice = random.Random(SEED)
-    with Spindle("ram:1M", args=["--aoe", f"{aoe.SERVER_SIDE}:1.0"]) as s, aoe.Client(timeout_s=2, only_mine=True) as c:
+    with serving("ram:1M") as s, client(timeout_s=2, only_mine=True) as c:
         c.ping()
         c.settle()
         c.write(0, sector(0, 1))
@@ -536,7 +533,7 @@ def test_floods():
 def test_a_client_in_a_flood():
     """20,000 and more frames of nonsense a second take time from who is served, but nobody waits for long."""
     dice = random.Random(SEED)
-    with Spindle("ram:1M", args=["--aoe", f"{aoe.SERVER_SIDE}:1.0"]) as s, aoe.Client(timeout_s=0.2, only_mine=True) as c:
+    with serving("ram:1M") as s, client(timeout_s=0.2, only_mine=True) as c:
         c.ping()
         c.settle()
         frames = [f for name, some in floods(dice, c) if name != "broadcast queries" for f in some]
