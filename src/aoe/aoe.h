@@ -49,7 +49,7 @@ int aoe_add(struct aoe *aoe, struct unit *unit, const struct aoe_export *export,
 /* Behind the last aoe_add(): asks for 0.3 s whether somebody else serves one of the places. -EADDRINUSE and
  * others, with a diag. Without it, that is asked when the loops run. */
 int aoe_check(struct aoe *aoe, struct diag *d);
-/* Serves, as soon as the loops run, and tells everybody that the disks are there. */
+/* Before the loops run: serves as soon as they do, and tells everybody that the disks are there. */
 void aoe_start(struct aoe *aoe);
 /* On loop 0: the log gets what the interfaces have counted. */
 void aoe_tell(struct aoe *aoe);

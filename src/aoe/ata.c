@@ -554,6 +554,7 @@ static const struct ata_command commands[] = {
 	{0xf8, 0, run_max_address},                                   /* READ NATIVE MAX ADDRESS */
 };
 
+/* What a request would write, or discard. */
 static struct ata_range written_by(const struct ata_command *cmd, const uint8_t *frame,
 				   uint32_t len)
 {
@@ -585,11 +586,12 @@ static bool is_late(struct aoe_place *place, const struct ata_command *cmd, cons
 		    uint32_t len)
 {
 	const struct ata_range written = written_by(cmd, frame, len);
-	const struct aoe_late_request request = {.head = (const void *)frame,
-						 .lba = written.from / AOE_SECTOR,
-						 .nwritten =
-							 (written.to - written.from) / AOE_SECTOR,
-						 .identifies = cmd->opcode == ATA_IDENTIFY};
+	const struct aoe_late_request request = {
+		.head = (const void *)frame,
+		.lba = written.from / AOE_SECTOR,
+		.nwritten = (written.to - written.from) / AOE_SECTOR,
+		.identifies = cmd->opcode == ATA_IDENTIFY,
+	};
 	struct aoe_disk *disk = place->disk;
 	const uint64_t now_ms = loop_now_ns(disk->aoe->loop) / 1000000;
 

@@ -253,12 +253,14 @@ struct aoe_port {
 };
 
 void aoe_port_init(struct aoe_port *port);
-/* What is to be read from it now. */
+/* Has it watched for what is wanted now: frames, while it serves, and room for answers that wait. */
 void aoe_port_update(struct aoe_port *port);
+/* At the end: answers that wait leave at the end of the turn, or are lost. */
 void aoe_port_flush(struct aoe_port *port);
 void aoe_port_log_counts(struct aoe_port *port, enum log_level level);
-/* What waits to be sent. */
+/* Answers that wait are lost. */
 void aoe_port_drop(struct aoe_port *port);
+/* It is listed, or all are. */
 bool aoe_is_among(const struct aoe_macs *macs, const uint8_t mac[AOE_MAC_LEN]);
 
 /* link.c: before the loops run. 0 or -errno: of packet_open(); -EEXIST: another port has it by another

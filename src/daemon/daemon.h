@@ -165,13 +165,13 @@ void run_help(int fd);
 /* Serves until a signal comes. The exit code, or -errno with a diag. */
 int run_disks(const struct run_options *o, struct diag *d);
 
-/* compat.c: other programs' command lines, `spindle compat NAME ...` */
+/* compat.c: other programs' command lines, `spindle compat NAME ...`. The exit code. */
 int compat_command(int argc, char **argv);
 void compat_help(int fd);
 /* Is it one of their names that this program was started by? Then it was run, and ended with *status. */
 bool compat_by_name(int *status, int argc, char **argv);
 
-/* vblade.c */
+/* vblade.c: what stands behind their names on the command line, from argv[1] on. The exit code. */
 int vblade_command(int argc, char **argv);
 int vbladed_command(int argc, char **argv);
 
