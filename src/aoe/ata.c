@@ -570,15 +570,14 @@ static struct ata_range written_by(const struct ata_command *cmd, const uint8_t 
 
 static void log_late(const struct aoe_disk *disk, const struct aoe_late_request *last, uint64_t n)
 {
-	char mac[2 * AOE_MAC_LEN + 1];
+	char mac[AOE_MAC_TEXT];
 
 	if (n == 0)
 		return;
-	str_hex(mac, last->head->from, AOE_MAC_LEN);
 	log_event(disk->aoe->log, LOG_WARN, "aoe-late-writes",
 		  F_STR("serial", unit_identity(disk->unit)->serial), F_U64("dropped", n),
-		  F_STR("last_from", mac), F_U64("last_lba", last->lba),
-		  F_U64("last_sectors", last->nwritten));
+		  F_STR("last_from", aoe_mac_text(mac, last->head->from)),
+		  F_U64("last_lba", last->lba), F_U64("last_sectors", last->nwritten));
 }
 
 /* A write that the network held back until after a newer one: its client has no use for it. */

@@ -55,12 +55,14 @@ enum { KEPT_ON = 1, KEPT_OFF = 2 };
 
 int aoe_smart_load(struct aoe_disk *disk)
 {
-	uint8_t kept = KEPT_ON;
+	uint8_t kept;
 	const ssize_t n = unit_tag_get(disk->unit, AOE_SMART_TAG, &kept, sizeof(kept));
 
-	if (n < 0 && n != -ENODATA && n != -EOPNOTSUPP)
+	if (n == -ENODATA || n == -EOPNOTSUPP)
+		return 0;
+	if (n < 0 && n != -ERANGE)
 		return (int)n;
-	if (n == 0 || (kept != KEPT_ON && kept != KEPT_OFF))
+	if (n <= 0 || (kept != KEPT_ON && kept != KEPT_OFF))
 		return -EBADMSG;
 	disk->smart_off = kept == KEPT_OFF;
 	return 0;

@@ -84,17 +84,18 @@ int link_watch_open(struct link_watch *w, struct loop *loop)
 	w->fd = -1;
 	if (fd < 0)
 		return -errno;
-	w->loop = loop;
 	w->source.ready = link_source_ready;
 	if (bind(fd, (const struct sockaddr *)&addr, sizeof(addr)) != 0)
 		err = -errno;
 	if (err == 0)
 		err = loop_watch(loop, fd, &w->source, EPOLLIN);
-	if (err != 0)
+	if (err != 0) {
 		close(fd);
-	else
-		w->fd = fd;
-	return err;
+		return err;
+	}
+	w->loop = loop;
+	w->fd = fd;
+	return 0;
 }
 
 void link_watch_close(struct link_watch *w)

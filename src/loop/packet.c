@@ -235,7 +235,7 @@ static void end_xdp(struct packet *p)
 
 void packet_close(struct packet *p)
 {
-	if (p->loop == NULL || p->fd < 0)
+	if (!packet_is_open(p))
 		return;
 	(void)packet_lost(p);
 	end_xdp(p);
@@ -332,7 +332,7 @@ uint64_t packet_lost(struct packet *p)
 	struct tpacket_stats now = {0};
 	socklen_t len = sizeof(now);
 
-	if (p->fd >= 0 && getsockopt(p->fd, SOL_PACKET, PACKET_STATISTICS, &now, &len) == 0)
+	if (packet_is_open(p) && getsockopt(p->fd, SOL_PACKET, PACKET_STATISTICS, &now, &len) == 0)
 		p->lost += now.tp_drops;
 	if (p->xdp != NULL)
 		p->lost += xdp_lost(p->xdp);

@@ -66,7 +66,6 @@ SERVER_SIDE, CLIENT_SIDE = "aoe0", "aoe1"
 TIMEOUT_S = 2
 MARK = "SPINDLE_TEST_NAMESPACE"
 SIOCGIFHWADDR = 0x8927
-WITH_SBIN = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 
 
 class Mismatch(AssertionError):
@@ -116,7 +115,8 @@ def in_namespace(mtu=1500):
     done = ip("link", "set", "dev", "lo", "up")
     if done.returncode != 0:
         skip(f"lo: {done.stdout.strip()}")
-    add_pair(SERVER_SIDE, CLIENT_SIDE, mtu)
+    if SERVER_SIDE not in [name for _, name in socket.if_nameindex()]:
+        add_pair(SERVER_SIDE, CLIENT_SIDE, mtu)
 
 
 def add_pair(server, client, mtu=1500):
@@ -130,12 +130,12 @@ def add_pair(server, client, mtu=1500):
 
 def throttle(interface):
     """Hardly anything leaves it any more. False: that cannot be done here, as is said."""
-    if not have("tc"):
+    tc = find_tool("tc")
+    if tc is None:
         print("not tried: tc is not installed")
         return False
-    done = subprocess.run(["tc", "qdisc", "add", "dev", interface, "root", "tbf", "rate", "8kbit", "burst", "1600", "limit",
-                           "100000000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-                          env=WITH_SBIN)
+    done = subprocess.run([tc, "qdisc", "add", "dev", interface, "root", "tbf", "rate", "8kbit", "burst", "1600", "limit",
+                           "100000000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
         print(f"not tried: {done.stdout.strip()}")
     return done.returncode == 0

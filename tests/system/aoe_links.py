@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 
-from harness import MIB, Spindle, binary, expect_error, main, server_env, wait_until
+from harness import MIB, Spindle, binary, expect_error, find_tool, main, server_env, wait_until
 
 import aoe
 from aoe import Frame, Window, ata_frame, config_frame, ip, pattern
@@ -545,14 +545,15 @@ def test_a_place_that_another_server_has():
 
 
 def test_a_place_that_another_program_has():
-    if not aoe.have("vblade"):
+    vblade = find_tool("vblade")
+    if vblade is None:
         print("not tried: vblade is not installed")
         return
     with segment(), open("/dev/null", "wb") as null:
         path = os.path.join(os.environ.get("TMPDIR", "/tmp"), f"spindle-aoe-links-{os.getpid()}")
         with open(path, "wb") as f:
             f.truncate(MIB)
-        other = subprocess.Popen(["vblade", "1", "0", "srv0", path], env=aoe.WITH_SBIN, stdin=subprocess.DEVNULL, stdout=null, stderr=null)
+        other = subprocess.Popen([vblade, "1", "0", "srv0", path], stdin=subprocess.DEVNULL, stdout=null, stderr=null)
         try:
             wait_until(lambda: answers_by_mac(), 10, "vblade")
             refused(at="srv1:1.0", by="srv0", place="1.0")
@@ -708,6 +709,30 @@ def test_frames_of_a_vlan():
         c.sent[tag] = aoe.Sent(frame, 1)
         c.send_raw(tagged(frame, 7, c.mac))
         assert c.read(0, 2) == pattern(1, 0, 2)
+
+
+def test_vlans():
+    """Each is a network of its own, in which the same place is another disk's."""
+    with segment(), contextlib.ExitStack() as stack:
+        networks = ("", ".5", ".6")
+        for side in ("srv0", "cli"):
+            for vid in (5, 6):
+                done = ip("link", "add", "link", side, "name", f"{side}.{vid}", "type", "vlan", "id", str(vid))
+                if done.returncode != 0:
+                    print(f"not tried: {done.stdout.strip()}")
+                    return
+                up(f"{side}.{vid}")
+        for n, which in enumerate(networks):
+            stack.enter_context(serving(f"ram:{n + 1}M", at=f"srv0{which}:1.0"))
+        for which in networks:
+            wait_until(lambda: len(answers_by_mac(f"cli{which}")) == 1, 10, "one answer")  # pylint: disable=cell-var-from-loop
+        for n, which in enumerate(networks):
+            with client(interface=f"cli{which}", server=f"srv0{which}") as c:
+                assert c.identify().size == (n + 1) * MIB // SECTOR
+                Window(c, 2).write(0, 500, n)
+        for n, which in enumerate(networks):
+            with client(interface=f"cli{which}", server=f"srv0{which}") as c:
+                Window(c, 2).read(0, 500, n)
 
 
 def test_an_interface_that_has_others():

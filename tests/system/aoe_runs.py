@@ -11,12 +11,12 @@ import os
 import random
 import signal
 
-from harness import Spindle, main, wait_until
+from harness import main, wait_until
 
 import aoe
 import iscsi
 import pdu as P
-from aoe import ata_frame, pattern
+from aoe import ata_frame, both, pattern
 
 aoe.in_namespace()
 
@@ -24,13 +24,6 @@ SEED = int(os.environ.get("SPINDLE_SEED", "0")) or random.SystemRandom().randran
 SECTOR, EACH, RUN = aoe.SECTOR, 2, 32  # of a frame; frames of a run at most
 LOGICAL_UNIT_RESET = 5
 FAULT = aoe.FAILED | 0x20  # the device's
-
-
-@contextlib.contextmanager
-def both(store):
-    with Spindle(store, args=["--aoe", f"{aoe.SERVER_SIDE}:1.0"]) as s, aoe.Client(1, 0, timeout_s=20) as c:
-        c.settle()
-        yield s, c
 
 
 def stands_still(server):

@@ -22,21 +22,18 @@ PLACE = f"{aoe.SERVER_SIDE}:1.0,xdp=on"
 OTHER_TYPE = 0x88B5  # for experiments
 
 
-@contextlib.contextmanager
-def both(*stores, args=(), **more):
-    with Spindle(*(stores or ("ram:16M",)), args=["--aoe", PLACE, *args], **more) as s, \
-         aoe.Client(1, 0, timeout_s=20) as c:
-        c.settle()
-        yield s, c
+def both(*stores, **more):
+    return aoe.both(*(stores or ("ram:16M",)), options=",xdp=on", **more)
 
 
-def has_program(interface=aoe.SERVER_SIDE):
-    return "xdp" in aoe.ip("link", "show", interface).stdout
+def has_program():
+    return "xdp" in aoe.ip("link", "show", aoe.SERVER_SIDE).stdout
 
 
 def test_windows():
     with both() as (_, c):
         assert has_program(), "no program at the interface"
+        print("by any driver" if "xdpgeneric" in aoe.ip("link", "show", aoe.SERVER_SIDE).stdout else "by its own driver")
         for window in (1, 16, 64):
             Window(c, 2, window=window).write(0, 4000, SEED + window)
             Window(c, 2, window=window).read(0, 4000, SEED + window)
@@ -55,15 +52,11 @@ def test_after_a_kill():
 
 def test_long_frames():
     """They go the usual way."""
-    aoe.set_mtu(9000)
-    try:
-        with both() as (_, c):
-            assert c.config().sectors == 16
-            Window(c, 16).write(0, 8000, SEED)
-            Window(c, 16).read(0, 8000, SEED)
-            Window(c, 2).read(0, 8000, SEED)
-    finally:
-        aoe.set_mtu(1500)
+    with aoe.with_mtu(9000), both() as (_, c):
+        assert c.config().sectors == 16
+        Window(c, 16).write(0, 8000, SEED)
+        Window(c, 16).read(0, 8000, SEED)
+        Window(c, 2).read(0, 8000, SEED)
 
 
 def test_frames_of_others():
@@ -191,10 +184,8 @@ def test_without_the_right():
 
 def test_counts():
     """SIGUSR1 says what came and went, by either way."""
-    for place in (PLACE, f"{aoe.SERVER_SIDE}:1.0"):
-        with Spindle("fault:rule=read;delay=300ms;count=1:ram:1M", args=["--aoe", place]) as s, \
-             aoe.Client(1, 0, timeout_s=20) as c:
-            c.settle()
+    for options in (",xdp=on", ""):
+        with aoe.both("fault:rule=read;delay=300ms;count=1:ram:1M", options=options) as (s, c):
             for _ in range(3):
                 c.send(ata_frame(aoe.READ_EXT, 0, 1))
             assert c.receive() is not None
