@@ -314,9 +314,19 @@ static void tags_add(struct aoe_tags *tags, const uint8_t tag[4])
 	memcpy(tags->v[tags->n - 1], tag, sizeof(tags->v[0]));
 }
 
-/* A client that has waited for long enough asks again, by another tag. Those that come while one is
- * under way share the next one: a write that another path has done meanwhile is not undone in their
- * names, and a read is not older than its request. */
+/* Also what `t` was asked for by; the newest tag, which is the only one that Linux still knows, is answered
+ * first. */
+static void join(struct aoe_task *t, const uint8_t tag[4])
+{
+	struct aoe_head *h = aoe_task_head(t);
+
+	tags_add(&t->tags, h->tag);
+	memcpy(h->tag, tag, sizeof(h->tag));
+}
+
+/* A client that has waited for long enough asks again, by another tag. A write that comes again is the same
+ * one: another one after its answer would undo what was written in between. Reads that come again share the
+ * next one, and are not older than their requests. */
 static bool joins_one_under_way(const struct aoe_place *place, const uint8_t *frame)
 {
 	const struct aoe_head *h = (const void *)frame;
@@ -326,8 +336,12 @@ static bool joins_one_under_way(const struct aoe_place *place, const uint8_t *fr
 
 		if (t->overtaken || !is_same(t, place, frame))
 			continue;
-		if (memcmp(aoe_task_head(t)->tag, h->tag, sizeof(h->tag)) != 0)
-			tags_add(&t->later, h->tag);
+		if (memcmp(aoe_task_head(t)->tag, h->tag, sizeof(h->tag)) != 0) {
+			if (writes(t))
+				join(t, h->tag);
+			else
+				tags_add(&t->later, h->tag);
+		}
 		place->port->counts.again++;
 		return true;
 	}
@@ -345,8 +359,7 @@ static void overtake(struct aoe_task *write)
 	}
 }
 
-/* In the place of `t`, which has ended, for those that asked for the same meanwhile; the newest tag, which
- * is the only one that Linux still knows, goes first. */
+/* In the place of the read `t`, which has ended, for those that asked for the same meanwhile. */
 static void start_later(struct aoe_task *t)
 {
 	const uint32_t len = AOE_ATA_HEAD + (uint32_t)t->iov.iov_len;
@@ -354,8 +367,7 @@ static void start_later(struct aoe_task *t)
 
 	if (t->later.n == 0)
 		return;
-	next = aoe_task_create(t->place, aoe_task_head(t), writes(t) ? len : AOE_ATA_HEAD, len,
-			       t->frame_at);
+	next = aoe_task_create(t->place, aoe_task_head(t), AOE_ATA_HEAD, len, t->frame_at);
 	if (next == NULL)
 		return;
 	next->tags = t->later;

@@ -133,7 +133,7 @@ struct aoe_task {
 	bool waits;            /* for earlier writes of its sectors */
 	bool overtaken;        /* by a later write of its sectors */
 	struct aoe_tags tags;  /* to be answered as well */
-	struct aoe_tags later; /* of the same request, when it came again */
+	struct aoe_tags later; /* of the same read, when it came again */
 };
 
 /* port.c: a task with room for an answer of `room` bytes, which lies `frame_at` bytes into its buffer

@@ -18,7 +18,7 @@ from harness import MIB, is_sanitized, main, wait_until
 import aoe
 import disks
 import iscsi
-from aoe import Counter, Frame, ata_frame, client, config_frame, serving
+from aoe import Counter, Frame, ata_frame, both, client, config_frame, pattern, serving
 from disks import CAPACITY_CHANGED, MODE_CHANGED, PROTECTED, RELEASE6, RESERVE6, Switch, sense
 
 aoe.in_namespace()
@@ -264,6 +264,22 @@ def judge_both(c, session, book):
 
 
 # ---- One disk, two transports ------------------------------------------------------------------
+
+
+def test_a_write_that_comes_again():
+    """It is one write, by whatever tags: what another client writes after the first answer stays."""
+    frames = [ata_frame(aoe.WRITE_EXT, 0, 2, pattern(1, 0, 2)) for _ in range(3)]
+    with both("fault:rule=write;delay=400ms;count=2:ram:1M") as (s, c), iscsi.login(s.portals[0], s.iqn()) as session:
+        session.settle()
+        tags = [c.send(frames[0])]
+        time.sleep(0.1)
+        tags += [c.send(frames[1]), c.send(frames[2])]
+        answer = c.receive()
+        assert answer.tag == tags[-1] and answer.status == aoe.GOOD, "the newest one first"
+        assert {c.receive(0.1).tag for _ in tags[1:]} == set(tags[:-1])
+        session.write(0, pattern(2, 0, 2))
+        time.sleep(0.6)
+        assert c.read(0, 2) == session.read(0, 2) == pattern(2, 0, 2)
 
 
 def test_what_one_writes_the_other_reads():
