@@ -127,6 +127,11 @@ struct aoe_task *ata_task_create(struct aoe_place *place, const uint8_t *frame, 
 {
 	const uint32_t head = AOE_ATA_HEAD;
 
+	if (place->disk->ntasks >= AOE_TASKS_MAX &&
+	    ata_registers_of(frame)->command != ATA_IDENTIFY) {
+		place->port->counts.no_room++;
+		return NULL;
+	}
 	return aoe_task_create(place, frame, head, head + data_len,
 			       data_len != 0 ? AOE_DATA_AT - head : 0);
 }

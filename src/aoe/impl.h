@@ -15,8 +15,9 @@
 #include "aoe/aoe.h"
 #include "aoe/proto.h"
 
-#define AOE_BUFFERS     64 /* advertised unless told otherwise: Linux never has more under way */
-#define AOE_TASKS_MAX   AOE_BUFFERS_MAX /* of a disk, under way */
+#define AOE_BUFFERS     64   /* advertised unless told otherwise: Linux never has more under way */
+#define AOE_TASKS_MAX   1024 /* of a disk, under way: the windows of 16 clients */
+#define AOE_TASKS_ASIDE 64   /* and of what finds, identifies and fences it, when those are taken */
 #define AOE_SECTORS_MAX 24   /* of one frame; the largest that fits into a buffer of 16 KiB */
 #define AOE_DATA_AT     4096 /* in a task's buffer: direct I/O wants its data on a page */
 #define AOE_FRAME_MAX   (AOE_ATA_HEAD + AOE_SECTORS_MAX * AOE_SECTOR)
@@ -229,6 +230,7 @@ struct aoe_port {
 	struct aoe_place *of_slot[UINT8_MAX]; /* of all shelves, chained */
 	struct list out;                      /* answers */
 	struct aoe_counts counts;
+	uint64_t many_due_ns; /* when what many were asked for at a time has been paid */
 	bool flush_queued;
 	bool blocked, stuck; /* nothing can be sent; for so long that nothing waits for it */
 	struct loop_timer stuck_timer;

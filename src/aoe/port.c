@@ -11,6 +11,9 @@
 
 #define RX_TURN  128 /* frames; other sockets of the loop come in between */
 #define STUCK_NS UINT64_C(1000000000)
+/* Of answers to those who ask many disks at a time; and how much of it may be used up at once. */
+#define MANY_COST_NS  UINT64_C(200000)
+#define MANY_BURST_NS UINT64_C(1000000000)
 
 /* ---- Tasks ---- */
 
@@ -18,7 +21,8 @@ struct aoe_task *aoe_task_create(struct aoe_place *place, const void *request, u
 				 uint32_t room, uint32_t frame_at)
 {
 	struct aoe_disk *disk = place->disk;
-	struct aoe_task *t = disk->ntasks < AOE_TASKS_MAX ? malloc(sizeof(*t)) : NULL;
+	const unsigned most = AOE_TASKS_MAX + AOE_TASKS_ASIDE;
+	struct aoe_task *t = disk->ntasks < most ? malloc(sizeof(*t)) : NULL;
 
 	if (t == NULL) {
 		place->port->counts.no_room++;
@@ -249,13 +253,29 @@ static bool is_for(const struct aoe_head *h, const struct aoe_export *e)
 	       (h->slot == AOE_SLOT_ALL || h->slot == e->slot);
 }
 
+/* One small frame may be for a thousand disks. */
+static bool is_too_much(struct aoe_port *port)
+{
+	const uint64_t now_ns = loop_now_ns(port->aoe->loop);
+
+	port->many_due_ns = max_u64(port->many_due_ns, now_ns);
+	if (port->many_due_ns - now_ns < MANY_BURST_NS)
+		return false;
+	port->counts.no_room++;
+	return true;
+}
+
 static void frame_for_many(struct aoe_port *port, const uint8_t *frame, uint32_t len)
 {
+	if (is_too_much(port))
+		return;
 	list_for_each (pos, &port->places) {
 		struct aoe_place *place = list_entry(pos, struct aoe_place, link);
 
-		if (is_for((const void *)frame, &place->export))
-			place_frame(place, frame, len, true);
+		if (!is_for((const void *)frame, &place->export))
+			continue;
+		port->many_due_ns += MANY_COST_NS;
+		place_frame(place, frame, len, true);
 	}
 }
 

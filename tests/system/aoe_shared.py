@@ -459,8 +459,8 @@ def test_a_slow_disk():
             end = time.monotonic() + 3
             rounds, after = 0, 0
             while time.monotonic() < end:
-                for i in range(300):
-                    d.send(ata_frame(aoe.READ_EXT if i % 2 else aoe.WRITE_EXT, i * 2, 2, bytes((i % 2 == 0) * 2 * SECTOR), slot=1))
+                for i in range(1200):
+                    d.send(ata_frame(aoe.READ_EXT if i % 2 else aoe.WRITE_EXT, i, 1, bytes((i % 2 == 0) * SECTOR), slot=1))
                 after += how_long(c)
                 rounds += 1
             assert after / rounds < 10 * before + 0.02, f"{before * 1000:.1f} ms a write, {after / rounds * 1000:.1f} ms beside it"
@@ -469,6 +469,24 @@ def test_a_slow_disk():
                 d.sock.setblocking(False)
                 while True:
                     d.sock.recv(1 << 16)
+
+
+def test_a_disk_that_is_full():
+    """With all it may have under way it is still found, and may be fenced."""
+    options = ",admin=" + aoe.mac_text(aoe.mac_of(aoe.CLIENT_SIDE))
+    with serving("fault:rule=read;delay=1500ms:ram:1M", options=options) as s, \
+         client(only_mine=True) as c, client(mac=bytes.fromhex("020000000003"), only_mine=True) as d:
+        for who in (c, d):
+            who.settle()
+        for lba in range(1500):
+            d.send(ata_frame(aoe.READ_EXT, lba, 1))
+            if lba % 100 == 99:
+                time.sleep(0.005)
+        c.expect_silence(ata_frame(aoe.CHECK_POWER))
+        assert c.ping().sectors == PER_BLOCK
+        assert c.identify().size == MIB // SECTOR
+        assert c.reserved([c.mac], aoe.RESERVE_FORCE) == [c.mac]
+        assert s.running()
 
 
 # ---- Floods ------------------------------------------------------------------------------------
@@ -544,6 +562,27 @@ def test_floods():
                 assert c.ping().sectors == PER_BLOCK
                 assert c.read(0) == sector(0, 1), "what was broadcast was written"
             assert is_sanitized() or s.rss_bytes() < rss + 32 * MIB, f"{rss} bytes, then {s.rss_bytes()}"
+
+
+def test_queries_for_many_disks():
+    """One small frame asks for all of them; however many come, those who have work for the disks are served."""
+    with serving(*["ram:1M"] * 200) as s, client(timeout_s=2, only_mine=True) as c, \
+         aoe.socket.socket(aoe.socket.AF_PACKET, aoe.socket.SOCK_RAW, 0) as noise:
+        c.settle()
+        noise.bind((aoe.CLIENT_SIDE, 0))
+        query = config_frame(dst=aoe.BROADCAST, src=NOBODY, shelf=aoe.ALL_SHELVES, slot=aoe.ALL_SLOTS, tag=1 << 31).pack()
+        used, began = s.cpu_s(), time.monotonic()
+        while time.monotonic() < began + 3:
+            for _ in range(20):
+                noise.send(query)
+            c.write(0, sector(0, 1))
+            assert c.read(0) == sector(0, 1)
+            time.sleep(0.015)
+        used = (s.cpu_s() - used) / (time.monotonic() - began)
+        print(f"{used:.0%} of a CPU")
+        assert is_sanitized() or used < 0.3
+        time.sleep(1.2)
+        assert len({a.slot for a in c.discover()}) == 200, "found when that is over"
 
 
 def test_a_client_in_a_flood():
