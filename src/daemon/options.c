@@ -41,7 +41,7 @@ const struct opt run_opts[] = {
 		.kind = OPT_LIST,
 		.offset = FIELD(aoe),
 		.arg = "IF:SHELF.SLOT",
-		.help = "serve over Ethernet, too; repeatable",
+		.help = "over Ethernet; repeatable; ,cache= buffers= xdp= mac= admin=",
 	},
 	{
 		.name = "no-iscsi",
