@@ -1,4 +1,4 @@
-"""The manual page and the option table say the same."""
+"""The pages say what the tables of the code say: options, stores, ATA commands."""
 
 import os
 import re
@@ -37,6 +37,22 @@ def test_stores_are_described():
         text = f.read()
     for store in re.findall(r"^  ([a-z]+) +\S", run("help", "run").stdout, re.MULTILINE):
         assert f".It Cm {store} :" in text, f"{store} is not in the page"
+
+
+def ata_rows(path, pattern):
+    """[("EC", "IDENTIFY DEVICE"), ...]"""
+    with open(os.path.join(SOURCE, *path.split("/")), encoding="utf-8") as f:
+        found = re.findall(pattern, f.read(), re.MULTILINE)
+    return [(opcode.replace("ATA_IDENTIFY", "EC").removeprefix("0x").upper(), name) for opcode, name in found]
+
+
+def test_ata_commands():
+    code = []
+    for name in ("ata.c", "ata_smart.c"):
+        code += ata_rows(f"src/aoe/{name}", r"^\t\{(0x[0-9a-f]{2}|ATA_IDENTIFY), .*\},\s+/\* ([A-Z/ ]+) \*/$")
+    page = ata_rows("docs/ata.md", r"^\| ([0-9A-F]{2}) \| ([A-Z/ ]+) \|")
+    assert len(code) > 25, code
+    assert page == code, f"page: {page}\ncode: {code}"
 
 
 def test_lint():
