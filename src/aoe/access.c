@@ -232,7 +232,7 @@ static int edit_holder(struct unit_op *op, struct unit_view *next)
 	const struct change *c = container_of(op, struct change, op);
 	const bool is_ours = next->holder == op->nexus_id;
 
-	if (c->list.n == 0 && is_ours) {
+	if (c->list.n == 0 && (is_ours || c->forced)) {
 		next->holder = 0;
 		next->flags &= ~(unsigned)UNIT_HOLDER_KEPT;
 	} else if (c->list.n != 0) {
@@ -301,9 +301,11 @@ static struct change *change_create(struct aoe_place *place, const uint8_t *fram
 
 static bool changes_nothing(const struct change *c)
 {
-	const struct aoe_macs *list = &c->task->place->disk->lists[c->which];
+	const struct aoe_disk *disk = c->task->place->disk;
+	const struct aoe_macs *list = &disk->lists[c->which];
 
-	return c->list.n == list->n && memcmp(c->list.v, list->v, list->n * AOE_MAC_LEN) == 0;
+	return c->list.n == list->n && memcmp(c->list.v, list->v, list->n * AOE_MAC_LEN) == 0 &&
+	       !(c->forced && aoe_is_held_elsewhere(disk));
 }
 
 static void change_begin(struct change *c, int (*edit)(struct unit_op *, struct unit_view *))

@@ -514,10 +514,6 @@ static void run_set_features(struct aoe_place *place, const struct ata_command *
 	const uint8_t feature = ata_registers_of(frame)->feature;
 	struct aoe_task *t;
 
-	if (aoe_is_held_elsewhere(place->disk)) {
-		aoe_refuse(place, frame, AOE_RESERVED);
-		return;
-	}
 	if (!place->export.writeback || (feature != CACHE_ON && feature != CACHE_OFF)) {
 		ata_refuse_request(place, frame, ATA_ABRT);
 		return;
@@ -626,7 +622,8 @@ void aoe_ata_request(struct aoe_place *place, const uint8_t *frame, uint32_t len
 	}
 	/* IDENTIFY tells of no data: whoever may ask is told. */
 	if (ata_registers_of(frame)->command != ATA_IDENTIFY &&
-	    aoe_is_kept_out(place->disk, ((const struct aoe_head *)frame)->from)) {
+	    (aoe_is_held_elsewhere(place->disk) ||
+	     aoe_is_kept_out(place->disk, ((const struct aoe_head *)frame)->from))) {
 		aoe_refuse(place, frame, AOE_RESERVED);
 		return;
 	}

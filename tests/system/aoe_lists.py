@@ -16,7 +16,7 @@ import aoe
 import iscsi
 import pdu as P
 from aoe import (ADD, DELETE, MASK_EDIT, MASK_READ, NOTHING, RESERVE_FORCE, RESERVE_READ, RESERVE_SET, Frame, ata_frame,
-                 config_frame, mask_frame, pattern, reserve_frame)
+                 config_frame, mask_frame, pattern, reserve_frame, smart_frame)
 from disks import RELEASE6, RESERVE6
 
 aoe.in_namespace()
@@ -492,11 +492,14 @@ def test_reserved_over_iscsi():
         session.good(session.command(RESERVE6))
         for who in (c, admin):
             who.expect_error(aoe.RESERVED, reserve_frame(RESERVE_SET, [who.mac]))
-            who.expect_error(aoe.RESERVED, ata_frame(aoe.READ, 0, 1))
+            for frame in (ata_frame(aoe.READ, 0, 1), ata_frame(aoe.CHECK_POWER), smart_frame(aoe.SMART_OFF)):
+                who.expect_error(aoe.RESERVED, frame)
             # Nothing is nothing to release.
             assert who.reserved([]) == [] and who.reserved() == []
-        assert admin.reserved([], RESERVE_FORCE) == []
         session.write(0, pattern(1, 0, 2))
+        assert admin.reserved([], RESERVE_FORCE) == []
+        assert c.read(0, 2) == pattern(1, 0, 2), "an admin releases it, too"
+        session.good(session.command(RESERVE6))
         session.good(session.command(RELEASE6))
         assert c.reserved([c.mac]) == [c.mac]
         c.reserved([])
