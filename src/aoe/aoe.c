@@ -396,6 +396,8 @@ static int place_create(struct aoe_port *port, struct unit *unit, const struct a
 	if (err == 0)
 		err = copy_macs(&place->export.admins, &export->admins);
 	if (err == 0)
+		err = aoe_place_wants(place);
+	if (err == 0)
 		err = disk_get(&place->disk, port->aoe, unit);
 	if (err != 0) {
 		place_free(place);

@@ -272,6 +272,8 @@ int aoe_link_init(struct aoe_port *port, const char *interface, bool xdp);
  * from another target at this place still asks for what it began with; of a write that has come as many as
  * fitted before the MTU changed, for a while. */
 unsigned aoe_port_limit(const struct aoe_port *port, bool to_disk);
+/* Its frames, at its port. 0 or -errno. */
+int aoe_place_wants(struct aoe_place *place);
 void aoe_links_start(struct aoe *aoe);
 void aoe_links_stop(struct aoe *aoe);
 /* probe.c: asks for all places that are not served; `done` is not called on an earlier stack, unless

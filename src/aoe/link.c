@@ -237,6 +237,15 @@ static bool is_another_ports(const struct aoe_port *port, int index)
 	return false;
 }
 
+int aoe_place_wants(struct aoe_place *place)
+{
+	uint8_t key[PACKET_KEY_LEN];
+
+	store_be16(key, place->export.shelf);
+	key[2] = place->export.slot;
+	return packet_add_key(&place->port->packet, key);
+}
+
 static int port_open(struct aoe_port *port, const char *interface)
 {
 	const struct packet_config config = {.interface = interface,
@@ -245,7 +254,8 @@ static int port_open(struct aoe_port *port, const char *interface)
 					     .xdp = port->xdp,
 					     .ethertype = AOE_ETHERTYPE,
 					     .mask_at = AOE_FLAGS_AT,
-					     .mask_bits = AOE_RESPONSE};
+					     .mask_bits = AOE_RESPONSE,
+					     .key_at = AOE_SHELF_AT};
 	struct link_facts facts;
 	int err = link_look(&port->aoe->links, interface, &facts);
 
@@ -255,6 +265,9 @@ static int port_open(struct aoe_port *port, const char *interface)
 		err = packet_open(&port->packet, port->aoe->loop, &config);
 	if (err == 0)
 		set_mtu(port, facts.mtu);
+	list_for_each (pos, &port->places)
+		if (err == 0)
+			err = aoe_place_wants(list_entry(pos, struct aoe_place, link));
 	return err;
 }
 

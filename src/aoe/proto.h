@@ -30,6 +30,7 @@ struct aoe_head {
 };
 
 #define AOE_FLAGS_AT   14
+#define AOE_SHELF_AT   16
 #define AOE_COMMAND_AT 19
 #define AOE_RESPONSE   0x08
 #define AOE_ERROR      0x04

@@ -279,6 +279,7 @@ int stream_local_addr(const struct stream *s, union net_addr *out);
 /* ---- Packet sockets: Ethernet frames of one type on one interface ---------------------------- */
 
 #define PACKET_MAC_LEN 6
+#define PACKET_KEY_LEN 3
 #define PACKET_BATCH   64
 
 /* Embedded in its owner, on one loop. Needs CAP_NET_RAW. */
@@ -316,6 +317,7 @@ struct packet_config {
 	unsigned frames; /* how many may wait, at least: memory of frame_max bytes each */
 	/* Frames are delivered whose byte at mask_at has this value in these bits. */
 	uint8_t mask_at, mask_bits, mask_value;
+	uint8_t key_at; /* behind it: what packet_add_key() tells of */
 };
 
 /* To be sent: `data` begins with the destination's address. */
@@ -331,6 +333,9 @@ static inline bool packet_is_open(const struct packet *p)
 {
 	return p->loop != NULL && p->fd >= 0;
 }
+/* Whoever has these bytes is wanted: AF_XDP leaves all others to those who may serve them by the same
+ * interface; a packet socket takes from nobody. 0 or -errno. */
+int packet_add_key(struct packet *p, const uint8_t key[PACKET_KEY_LEN]);
 /* -ENETDOWN: it is closed. STREAM_OUT: after packet_send() has said -EAGAIN. */
 int packet_want(struct packet *p, unsigned wanted);
 /* The interface has another address. 0 or -errno: it is known, but AF_XDP is used no more. */

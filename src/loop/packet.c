@@ -274,6 +274,11 @@ int packet_want(struct packet *p, unsigned wanted)
 	return err;
 }
 
+int packet_add_key(struct packet *p, const uint8_t key[PACKET_KEY_LEN])
+{
+	return p->xdp != NULL ? xdp_add_key(p->xdp, key) : 0;
+}
+
 int packet_follow_address(struct packet *p, const uint8_t mac[PACKET_MAC_LEN])
 {
 	int err;

@@ -13,14 +13,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define CHUNK   4096 /* of memory, a frame each */
-#define RX      1024
-#define TX      512
-#define CHUNKS  (RX + TX)
-#define ROOM    (CHUNK - 256) /* XDP_PACKET_HEADROOM */
-#define KICKS   (TX / 16) /* at most, for frames that wait; the kernel takes 16 to 32 at a time */
-#define QUEUE   0
-#define WAIT_NS UINT64_C(1000000)
+#define CHUNK    4096 /* of memory, a frame each */
+#define RX       1024
+#define TX       512
+#define CHUNKS   (RX + TX)
+#define ROOM     (CHUNK - 256) /* XDP_PACKET_HEADROOM */
+#define KICKS    (TX / 16) /* at most, for frames that wait; the kernel takes 16 to 32 at a time */
+#define QUEUE    0
+#define WAIT_NS  UINT64_C(1000000)
+#define KEYS_MAX 65536
 
 /* One side writes `producer`, the other one `consumer`. */
 struct ring {
@@ -36,12 +37,13 @@ struct xdp {
 	struct packet_config config; /* but its name */
 	struct loop_source source;
 	struct loop_timer timer; /* while frames wait to leave, or for room */
-	int fd, xsks, program, link;
+	int fd, xsks, keys, program, link;
 	uint8_t *chunks;
 	struct ring fill, rx, tx, done;
 	uint64_t spare[TX]; /* chunks of frames to be sent that are free */
 	unsigned nspare;
 	bool full;     /* some did not find one, and want to know when there is */
+	bool down;     /* nothing could leave when that was last tried */
 	uint64_t lost; /* that were told */
 };
 
@@ -52,13 +54,25 @@ static long bpf(int cmd, union bpf_attr *attr)
 	return syscall(SYS_bpf, cmd, attr, sizeof(*attr));
 }
 
-static int create_map(struct xdp *x)
+static int create_map(int *out, uint32_t type, uint32_t value_size, uint32_t entries,
+		      uint32_t flags)
+{
+	union bpf_attr attr = {.map_type = type,
+			       .key_size = 4,
+			       .value_size = value_size,
+			       .max_entries = entries,
+			       .map_flags = flags};
+
+	*out = (int)bpf(BPF_MAP_CREATE, &attr);
+	return *out < 0 ? -errno : 0;
+}
+
+static int put(int map, const void *key, const void *value)
 {
 	union bpf_attr attr = {
-		.map_type = BPF_MAP_TYPE_XSKMAP, .key_size = 4, .value_size = 4, .max_entries = 1};
+		.map_fd = (uint32_t)map, .key = (uintptr_t)key, .value = (uintptr_t)value};
 
-	x->xsks = (int)bpf(BPF_MAP_CREATE, &attr);
-	return x->xsks < 0 ? -errno : 0;
+	return bpf(BPF_MAP_UPDATE_ELEM, &attr) == 0 ? 0 : -errno;
 }
 
 #define INSN(...)      ((struct bpf_insn){__VA_ARGS__})
@@ -69,27 +83,42 @@ static int create_map(struct xdp *x)
 #define LOAD(size, dst, src, at)                                                     \
 	INSN(.code = BPF_LDX | BPF_MEM | (size), .dst_reg = (dst), .src_reg = (src), \
 	     .off = (int16_t)(at))
+#define STORE(size, dst, at, src)                                                    \
+	INSN(.code = BPF_STX | BPF_MEM | (size), .dst_reg = (dst), .src_reg = (src), \
+	     .off = (int16_t)(at))
+#define CALL(function) INSN(.code = BPF_JMP | BPF_CALL, .imm = (function))
+#define EXIT           INSN(.code = BPF_JMP | BPF_EXIT)
+/* Two instructions. */
+#define MAP(dst, map)                                                                           \
+	INSN(.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = (dst), .src_reg = BPF_PSEUDO_MAP_FD, \
+	     .imm = (map)),                                                                     \
+		INSN(0)
 /* To the two instructions that pass the frame on. */
-#define PASS_AT 23
+#define PASS_AT 33
 #define PASS_IF(op, dst, src, here)                                              \
 	INSN(.code = BPF_JMP | (op) | BPF_X, .dst_reg = (dst), .src_reg = (src), \
 	     .off = PASS_AT - 1 - (here))
 #define PASS_IF_NOT(dst, n, here)                                               \
 	INSN(.code = BPF_JMP32 | BPF_JNE | BPF_K, .dst_reg = (dst), .imm = (n), \
 	     .off = PASS_AT - 1 - (here))
+#define PASS_IF_NULL(dst, here) \
+	INSN(.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = (dst), .off = PASS_AT - 1 - (here))
 
-/* Frames to our address, of the type, without the masked bits, that fit: to the socket. All others: on their
- * way, since what is said to everybody is heard by everybody, and what is behind the interface by its own
- * addresses is not ours. The program, or -errno. */
+/* Frames to our address, of the type, without the masked bits, with a key of ours, that fit: to the socket.
+ * All others: on their way, since what is said to everybody is heard by everybody, and others may serve by
+ * the same interface. The program, or -errno. */
 static int load_program(const struct xdp *x)
 {
 	static const char license[] = "BSD";
 	const struct packet_config *config = &x->config;
-	int32_t mac_head;
+	const uint32_t end = config->key_at + sizeof(uint32_t);
+	int32_t mac_head, key_mask;
 	uint16_t mac_tail;
 
 	memcpy(&mac_head, x->packet->mac, sizeof(mac_head));
 	memcpy(&mac_tail, x->packet->mac + sizeof(mac_head), sizeof(mac_tail));
+	memcpy(&key_mask, (const uint8_t[]){0xff, 0xff, 0xff, 0}, sizeof(key_mask));
+	CHECK(config->mask_at < end);
 	const struct bpf_insn code[] = {
 		/*  0 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, data)),
 		/*  1 */ LOAD(BPF_W, 3, 1, offsetof(struct xdp_md, data_end)),
@@ -97,7 +126,7 @@ static int load_program(const struct xdp *x)
 		/*  3 */ ADD(4, ROOM + 1),
 		/*  4 */ PASS_IF(BPF_JLE, 4, 3, 4),
 		/*  5 */ COPY(4, 2),
-		/*  6 */ ADD(4, config->mask_at + 1),
+		/*  6 */ ADD(4, end),
 		/*  7 */ PASS_IF(BPF_JGT, 4, 3, 7),
 		/*  8 */ LOAD(BPF_H, 5, 2, 12),
 		/*  9 */ PASS_IF_NOT(5, htons(config->ethertype), 9),
@@ -108,22 +137,27 @@ static int load_program(const struct xdp *x)
 		/* 14 */ PASS_IF_NOT(5, mac_head, 14),
 		/* 15 */ LOAD(BPF_H, 5, 2, sizeof(mac_head)),
 		/* 16 */ PASS_IF_NOT(5, mac_tail, 16),
-		/* 17 */ LOAD(BPF_W, 2, 1, offsetof(struct xdp_md, rx_queue_index)),
-		/* 18 */
-		INSN(.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD,
-		     .imm = x->xsks),
-		/* 19 */ INSN(0),
-		/* 20 */ SET(3, XDP_PASS),
-		/* 21 */ INSN(.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map),
-		/* 22 */ INSN(.code = BPF_JMP | BPF_EXIT),
-		/* 23 */ SET(0, XDP_PASS),
-		/* 24 */ INSN(.code = BPF_JMP | BPF_EXIT),
+		/* 17 */ LOAD(BPF_W, 5, 2, config->key_at),
+		/* 18 */ AND(5, key_mask),
+		/* 19 */ STORE(BPF_W, 10, -4, 5),
+		/* 20 */ COPY(6, 1),
+		/* 21 */ COPY(2, 10),
+		/* 22 */ ADD(2, -4),
+		/* 23 */ MAP(1, x->keys),
+		/* 25 */ CALL(BPF_FUNC_map_lookup_elem),
+		/* 26 */ PASS_IF_NULL(0, 26),
+		/* 27 */ LOAD(BPF_W, 2, 6, offsetof(struct xdp_md, rx_queue_index)),
+		/* 28 */ MAP(1, x->xsks),
+		/* 30 */ SET(3, XDP_PASS),
+		/* 31 */ CALL(BPF_FUNC_redirect_map),
+		/* 32 */ EXIT,
+		/* 33 */ SET(0, XDP_PASS),
+		/* 34 */ EXIT,
 	};
 	union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_XDP,
 			       .insns = (uintptr_t)code,
 			       .insn_cnt = ARRAY_LEN(code),
 			       .license = (uintptr_t)license};
-
 	const int program = (int)bpf(BPF_PROG_LOAD, &attr);
 
 	return program < 0 ? -errno : program;
@@ -164,15 +198,6 @@ static int replace_program(struct xdp *x)
 	close(x->program);
 	x->program = program;
 	return 0;
-}
-
-static int put_into_map(const struct xdp *x)
-{
-	const uint32_t key = QUEUE, value = (uint32_t)x->fd;
-	union bpf_attr attr = {
-		.map_fd = (uint32_t)x->xsks, .key = (uintptr_t)&key, .value = (uintptr_t)&value};
-
-	return bpf(BPF_MAP_UPDATE_ELEM, &attr) == 0 ? 0 : -errno;
 }
 
 /* ---- Memory and rings ---- */
@@ -298,6 +323,7 @@ static int bind_to(const struct xdp *x, int index)
 /* The program last: then frames come. */
 static int set_up(struct xdp *x, int index)
 {
+	const uint32_t queue = QUEUE;
 	int err;
 
 	x->fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
@@ -311,9 +337,11 @@ static int set_up(struct xdp *x, int index)
 	share_out_chunks(x);
 	err = bind_to(x, index);
 	if (err == 0)
-		err = create_map(x);
+		err = create_map(&x->keys, BPF_MAP_TYPE_HASH, 1, KEYS_MAX, BPF_F_NO_PREALLOC);
 	if (err == 0)
-		err = put_into_map(x);
+		err = create_map(&x->xsks, BPF_MAP_TYPE_XSKMAP, sizeof(int), 1, 0);
+	if (err == 0)
+		err = put(x->xsks, &queue, &x->fd);
 	if (err == 0)
 		err = x->program = load_program(x);
 	if (err >= 0)
@@ -335,7 +363,7 @@ int xdp_open(struct xdp **out, struct packet *p, int index, const struct packet_
 	x->config.interface = NULL;
 	x->source.ready = ready;
 	loop_timer_init(&x->timer, p->loop, look_again);
-	x->fd = x->xsks = x->program = x->link = -1;
+	x->fd = x->xsks = x->keys = x->program = x->link = -1;
 	err = set_up(x, index);
 	if (err != 0) {
 		xdp_close(x);
@@ -361,6 +389,7 @@ void xdp_close(struct xdp *x)
 	close_if_open(x->link);
 	close_if_open(x->program);
 	close_if_open(x->xsks);
+	close_if_open(x->keys);
 	close_if_open(x->fd);
 	ring_close(&x->fill);
 	ring_close(&x->rx);
@@ -374,6 +403,14 @@ void xdp_close(struct xdp *x)
 int xdp_want(struct xdp *x, unsigned wanted)
 {
 	return loop_rewatch(x->packet->loop, x->fd, &x->source, to_epoll(wanted & STREAM_IN));
+}
+
+int xdp_add_key(struct xdp *x, const uint8_t key[PACKET_KEY_LEN])
+{
+	uint8_t whole[sizeof(uint32_t)] = {0}, value = 1;
+
+	memcpy(whole, key, PACKET_KEY_LEN);
+	return put(x->keys, whole, &value);
 }
 
 int xdp_follow_address(struct xdp *x)
@@ -422,25 +459,39 @@ static bool waits(const struct xdp *x)
 	return theirs(x->tx.consumer) != *x->tx.producer;
 }
 
-/* What waits does not leave when the link is up again, when it would be long out of date: nobody takes it. */
+/* What waits does not leave when the link is up again, when it would be long out of date: it goes to ourselves,
+ * which any switch drops, and is of no type. */
 static void blank(const struct xdp *x)
 {
-	for (uint32_t at = theirs(x->tx.consumer); at != *x->tx.producer; at++)
-		memset(x->chunks + desc_at(&x->tx, at)->addr, 0, ETH_HLEN);
+	for (uint32_t at = theirs(x->tx.consumer); at != *x->tx.producer; at++) {
+		uint8_t *frame = x->chunks + desc_at(&x->tx, at)->addr;
+
+		memset(frame, 0, ETH_HLEN);
+		memcpy(frame, x->packet->mac, PACKET_MAC_LEN);
+		memcpy(frame + PACKET_MAC_LEN, x->packet->mac, PACKET_MAC_LEN);
+	}
 }
 
-/* They leave in order, a few with each call. 0, though some may still wait, or -errno: none can leave. */
-static int kick(const struct xdp *x)
+/* A few leave, if there are any. -errno: none ever does. */
+static int push(const struct xdp *x)
 {
-	for (unsigned i = 0; i < KICKS && waits(x); i++) {
-		const int err = sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? errno : 0;
+	if (sendto(x->fd, NULL, 0, MSG_DONTWAIT, NULL, 0) >= 0 || errno == EAGAIN ||
+	    errno == EBUSY || errno == EINTR)
+		return 0;
+	return -errno;
+}
 
-		if (err != 0 && err != EAGAIN && err != EBUSY && err != EINTR) {
-			blank(x);
-			return -err;
-		}
-	}
-	return 0;
+/* They leave in order. 0, though some may still wait, or -errno. */
+static int kick(struct xdp *x)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < KICKS && waits(x) && err == 0; i++)
+		err = push(x);
+	x->down = err != 0;
+	if (x->down)
+		blank(x);
+	return err;
 }
 
 static void take_back(struct xdp *x)
@@ -456,7 +507,7 @@ static void take_back(struct xdp *x)
 /* The kernel does not tell when it has sent them. */
 static void look_later(struct xdp *x)
 {
-	if ((x->full || waits(x)) && !loop_timer_running(&x->timer))
+	if ((x->full || waits(x)) && !x->down && !loop_timer_running(&x->timer))
 		(void)loop_timer_start(&x->timer, WAIT_NS);
 }
 
@@ -468,7 +519,7 @@ static void look_again(struct loop_timer *timer)
 
 	(void)kick(x);
 	take_back(x);
-	tell = x->full && x->nspare > 0;
+	tell = x->full && (x->nspare > 0 || x->down);
 	x->full = x->full && !tell;
 	look_later(x);
 	if (tell && (p->wanted & STREAM_OUT) != 0)
@@ -493,8 +544,10 @@ static unsigned enqueue(struct xdp *x, const struct packet_frame *frames, unsign
 int xdp_send(struct xdp *x, const struct packet_frame *frames, unsigned n)
 {
 	unsigned queued;
-	int err;
+	int err = x->down ? push(x) : 0;
 
+	if (err != 0)
+		return err;
 	take_back(x);
 	queued = enqueue(x, frames, n);
 	x->full = queued == 0;

@@ -21,6 +21,8 @@ int xdp_open(struct xdp **out, struct packet *p, int index, const struct packet_
 void xdp_close(struct xdp *x);
 /* As packet_want(), of frames that come. That there is room again for frames is told as it is of `p`. */
 int xdp_want(struct xdp *x, unsigned wanted);
+/* As packet_add_key(). */
+int xdp_add_key(struct xdp *x, const uint8_t key[PACKET_KEY_LEN]);
 /* The interface has another address, p->mac. 0 or -errno: frames to the old one still come, and no others. */
 int xdp_follow_address(struct xdp *x);
 /* As packet_recv(). */

@@ -87,6 +87,11 @@ int packet_want(struct packet *p, unsigned wanted)
 	return 0;
 }
 
+int packet_add_key(struct packet *p, const uint8_t key[PACKET_KEY_LEN])
+{
+	return 0;
+}
+
 int packet_follow_address(struct packet *p, const uint8_t mac[PACKET_MAC_LEN])
 {
 	memcpy(p->mac, mac, PACKET_MAC_LEN);

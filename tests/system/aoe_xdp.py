@@ -19,7 +19,7 @@ aoe.in_namespace()
 
 SEED = random.SystemRandom().randrange(1 << 32)
 PLACE = f"{aoe.SERVER_SIDE}:1.0,xdp=on"
-OTHER_TYPE = 0x88B5  # for experiments
+OTHER_TYPE, ETH_P_ALL = 0x88B5, 3  # for experiments; whatever comes
 
 
 def both(*stores, **more):
@@ -108,6 +108,47 @@ def test_other_addresses():
             set_address(mac)
             wait_until(lambda: c.receive(0.05) or len(c.announcements) > since, 15, "an announcement")  # pylint: disable=cell-var-from-loop
             check(mac)
+
+
+def test_another_server_on_the_interface():
+    """What is not for a disk of ours goes to whoever has that one."""
+    with both("ram:16M", "ram:16M") as (_, c), Spindle("ram:2M", args=["--no-iscsi", "--aoe", f"{aoe.SERVER_SIDE}:2.0"]), \
+         aoe.client(2, 0, mac=bytes.fromhex("020000000003")) as d, aoe.client(1, 1, mac=bytes.fromhex("020000000004")) as second:
+        for who in (c, d, second):
+            who.settle()
+        assert d.identify().size == 2 << 20 >> 9
+        for n, who in enumerate((c, d, second)):
+            Window(who, 2).write(0, 500, SEED + n)
+        for n, who in enumerate((c, d, second)):
+            Window(who, 2).read(0, 500, SEED + n)
+
+
+def test_answers_while_it_is_down():
+    """They are lost, cost nothing, and do not come when it is up again."""
+    with both("fault:rule=read;delay=500ms:ram:16M") as (s, c), \
+         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as wire:
+        wire.bind((aoe.CLIENT_SIDE, ETH_P_ALL))
+        wire.settimeout(0.5)
+        for lba in range(0, 80, 2):
+            c.send(ata_frame(aoe.READ_EXT, lba, 2))
+        aoe.ip("link", "set", "dev", aoe.SERVER_SIDE, "down")
+        time.sleep(0.7)
+        used = cpu_s(s)
+        time.sleep(1)
+        assert cpu_s(s) - used < 0.1
+        with contextlib.suppress(OSError):
+            while True:
+                wire.recv(2000, socket.MSG_DONTWAIT)
+        aoe.ip("link", "set", "dev", aoe.SERVER_SIDE, "up")
+        wait_until(lambda: c.discover(), 10, "the disk")
+        old = []
+        with contextlib.suppress(socket.timeout):
+            while True:
+                frame = wire.recv(2000)
+                if frame[6:12] == c.server_mac and len(frame) > 1000:
+                    old.append(frame)
+        assert all(frame[:14] == 2 * c.server_mac + bytes(2) for frame in old) and len(old) < 80, len(old)
+        assert c.read(0, 2) == bytes(1024)
 
 
 def set_address(mac):
