@@ -118,6 +118,7 @@ struct daemon {
 	char kept_in[PATH_MAX]; /* what disks cannot keep; "": nowhere */
 	/* stop.c; on loop 0 */
 	enum daemon_state state;
+	uint64_t signalled_ns; /* when the first signal came */
 	struct loop_timer deadline;
 	size_t flushes; /* under way */
 	size_t ending;  /* of the transports and the disks' own work, what has not stopped */
@@ -157,7 +158,7 @@ void watch_stop(struct daemon *dm, void (*stopped)(void *dm));
 /* stop.c: signals, and the way from serving to nothing. */
 int stop_on_signals(struct daemon *dm);
 /* After the loops ended: signals act on the process again. */
-void stop_signals_default(void);
+void stop_signals_default(const struct daemon *dm);
 
 /* run.c */
 int run_command(int argc, char **argv);

@@ -132,7 +132,7 @@ int run_disks(const struct run_options *o, struct diag *d)
 	if (err < 0)
 		return err;
 	err = serve(&dm, o, d);
-	stop_signals_default();
+	stop_signals_default(&dm);
 	/* Memory that stuck I/O may still write to is not given back. */
 	if (dm.stuck)
 		_exit(dm.status);

@@ -7,9 +7,10 @@
  *                          '--- deadline: I/O is stuck ----'   and then not longer than a deadline
  *
  * Stuck I/O still owns its memory, so nothing is taken apart then: what can be flushed is flushed,
- * and the process ends with an error. A second signal ends it at once. A flush may take its time, as
- * there may be gigabytes to write: whoever waits for it is told what for. A disk that does not say how
- * it is (watch.c) is not waited for when all is flushed, but then, too, nothing is taken apart.
+ * and the process ends with an error. A second signal ends it at once, but for one that comes with the
+ * first: timeout(1) signals the process, and then its whole group. A flush may take its time, as there
+ * may be gigabytes to write: whoever waits for it is told what for. A disk that does not say how it is
+ * (watch.c) is not waited for when all is flushed, but then, too, nothing is taken apart.
  */
 #include <errno.h>
 #include <signal.h>
@@ -23,7 +24,9 @@
 #define GRACE_MS 5000
 #define STUCK_MS 15000
 #define WATCH_MS 1000
-#define MS       UINT64_C(1000000)
+/* Signals within that are one. */
+#define ONE_MS 200
+#define MS     UINT64_C(1000000)
 
 static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
 
@@ -135,10 +138,18 @@ static void deadline_passed(struct loop_timer *timer)
 	flush_all(dm);
 }
 
+static bool comes_with_the_first(const struct daemon *dm)
+{
+	return dm->state != DAEMON_SERVING &&
+	       loop_now_ns(loop_set_at(dm->set, 0)) - dm->signalled_ns < ONE_MS * MS;
+}
+
 static void signal_caught(void *arg, int signo)
 {
 	struct daemon *dm = arg;
 
+	if (comes_with_the_first(dm))
+		return;
 	if (dm->state != DAEMON_SERVING) {
 		dprintf(STDERR_FILENO, "spindle: stopped at once by a second signal; what was not "
 				       "flushed may be lost\n");
@@ -146,6 +157,7 @@ static void signal_caught(void *arg, int signo)
 	}
 	log_event(&dm->log, LOG_INFO, "stopping", F_STR("signal", sigabbrev_np(signo)));
 	dm->state = DAEMON_STOPPING;
+	dm->signalled_ns = loop_now_ns(loop_set_at(dm->set, 0));
 	loop_timer_init(&dm->deadline, loop_set_at(dm->set, 0), deadline_passed);
 	loop_timer_start(&dm->deadline, STUCK_MS * MS);
 	dm->ending = 2 + dm->ndisks;
@@ -178,10 +190,13 @@ int stop_on_signals(struct daemon *dm)
 	return 0;
 }
 
-void stop_signals_default(void)
+void stop_signals_default(const struct daemon *dm)
 {
 	sigset_t set;
 
+	/* It may still come, and all is flushed. */
+	if (comes_with_the_first(dm))
+		return;
 	sigemptyset(&set);
 	for (size_t i = 0; i < ARRAY_LEN(stop_signals); i++)
 		sigaddset(&set, stop_signals[i]);

@@ -2,10 +2,11 @@
 
 import os
 import signal
+import subprocess
 import tempfile
 import time
 
-from harness import KIB, MIB, Spindle, main, wait_until
+from harness import KIB, MIB, Spindle, binary, main, need_tool, server_env, wait_until
 
 import iscsi
 
@@ -121,6 +122,39 @@ def test_second_signal():
         assert s.wait_end(5) == 1
         assert time.monotonic() - started < 2
         assert "second signal" in s.stderr(), s.stderr()
+
+
+def test_a_signal_that_comes_twice():
+    """At once, and while it stops: one of the two is not the user's second one."""
+    for pause_s in (0, 0, 0, 0.0005, 0.05):
+        with Spindle("fault:rule=flush;delay=300ms:ram:1M") as s:
+            os.kill(s.pid, signal.SIGTERM)
+            time.sleep(pause_s)
+            os.kill(s.pid, signal.SIGINT)
+            assert s.wait_end() == 0, s.stderr()
+            assert s.stderr() == "", s.stderr()
+
+
+def test_a_signal_that_comes_again_when_all_is_flushed():
+    for i in range(10):
+        with Spindle("ram:1M") as s:
+            os.kill(s.pid, signal.SIGTERM)
+            time.sleep(i / 1000)
+            os.kill(s.pid, signal.SIGINT)
+            assert s.wait_end() == 0, s.stderr()
+
+
+def test_timeout():
+    """Signals the process, and then its group."""
+    command = [need_tool("timeout"), "--preserve-status", "3", binary(), "run", "fault:rule=flush;delay=300ms:ram:1M", "--port", "0"]
+    running = []
+    for _ in range(8):
+        running.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                        env=server_env(), text=True))
+        time.sleep(0.1)
+    for process in running:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0 and said == "", (process.returncode, said)
 
 
 def test_a_long_flush_is_waited_for():
