@@ -391,7 +391,7 @@ void aoe_links_stop(struct aoe *aoe)
 	}
 }
 
-/* How it is now is nothing new. */
+/* How it is now is nothing new, but that the link is down. */
 int aoe_link_init(struct aoe_port *port, const char *interface, bool xdp)
 {
 	struct link_facts facts;
@@ -406,6 +406,7 @@ int aoe_link_init(struct aoe_port *port, const char *interface, bool xdp)
 		return err;
 	port->up = facts.up;
 	port->told = now_of(port);
+	port->told.up = true;
 	loop_timer_init(&port->tell_timer, port->aoe->loop, tell_now);
 	loop_timer_init(&port->again_timer, port->aoe->loop, again);
 	aoe_probe_init(port);

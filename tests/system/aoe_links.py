@@ -233,16 +233,22 @@ def test_a_link_that_flaps():
 
 
 def test_an_interface_that_is_down_at_the_start():
-    with segment():
-        down("srv0")
-        with serving("ram:1M") as s, client() as c:
-            assert silent(c)
-            up("srv0")
-            assert places(heard(c, 1)) == [(1, 0)]
-            c.write(0, pattern(1, 0, 2))
-            assert c.read(0, 2) == pattern(1, 0, 2)
-            down("srv0")
-            says(s, "aoe-link-down")
+    """It is said, as nobody is served."""
+    for which in ("srv0", "srv0-sw"):  # the interface, and only its carrier
+        with segment():
+            down(which)
+            wait_until(lambda: " state UP " not in ip("link", "show", "dev", "srv0").stdout, 10, "the link is down")
+            with serving("ram:1M") as s, client() as c:
+                says(s, "aoe-link-down")
+                assert silent(c)
+                assert re.fullmatch(r'\S+ warn aoe-link-down interface="srv0" downs=0\n', s.stderr()), s.stderr()
+                up(which)
+                assert places(heard(c, 1)) == [(1, 0)]
+                c.write(0, pattern(1, 0, 2))
+                assert c.read(0, 2) == pattern(1, 0, 2)
+                says(s, "aoe-link-up")
+                down(which)
+                says(s, "aoe-link-down", 2)
 
 
 def test_another_address():
