@@ -211,20 +211,36 @@ int aoe_create(struct aoe **out, struct loop_set *set, const struct log *log)
 
 /* ---- Ports ---- */
 
+/* What is wrong with the interface, however it is used. */
+static const struct interface_row {
+	int err, is;
+	const char *what, *fix;
+} interface_rows[] = {
+	{-ENODEV, -ENODEV, "there is no such interface", "ip link lists them"},
+	{-EPROTONOSUPPORT, -EINVAL, "it is no Ethernet",
+	 "ip link lists those that are: link/ether"},
+	{-EEXIST, -EEXIST, "it is served by another name", "name it once"},
+};
+
 static int about_interface(int err, const char *name, bool xdp, struct diag *d)
 {
-	diag_set(d, err, "cannot serve ATA over Ethernet on %s: %s", name,
-		 err == -ENODEV            ? "there is no such interface"
-		 : err == -EPROTONOSUPPORT ? "it is no Ethernet"
-		 : err == -EEXIST          ? "it is served by another name"
-					   : strerror(-err));
-	if (xdp && err != -ENODEV)
+	static const char said[] = "cannot serve ATA over Ethernet on %s: %s";
+
+	for (size_t i = 0; i < ARRAY_LEN(interface_rows); i++) {
+		const struct interface_row *row = &interface_rows[i];
+
+		if (row->err != err)
+			continue;
+		diag_set(d, row->is, said, name, row->what);
+		diag_fix(d, "%s", row->fix);
+		return row->is;
+	}
+	diag_set(d, err, said, name, strerror(-err));
+	if (xdp)
 		diag_fix(d, "leave out xdp=on: without it CAP_NET_RAW will do");
 	else if (err == -EPERM)
 		diag_fix(d, "run it as root, or give it the right alone: setcap cap_net_raw+ep "
 			    "$(command -v spindle)");
-	else if (err == -ENODEV)
-		diag_fix(d, "ip link lists them");
 	return err;
 }
 

@@ -251,6 +251,18 @@ def test_an_interface_that_is_down_at_the_start():
                 says(s, "aoe-link-down", 2)
 
 
+def test_an_interface_that_is_no_ethernet():
+    done = ip("tuntap", "add", "dev", "tun9", "mode", "tun")
+    if done.returncode != 0:
+        print("not tried:", done.stdout.strip())
+        return
+    try:
+        for more in ("", ",xdp=on"):
+            expect_error(2, "run", "ram:1M", "--port", "0", "--aoe", f"tun9:1.0{more}", says=["tun9", "no Ethernet", "ip link"], timeout=20)
+    finally:
+        link("del", "dev", "tun9")
+
+
 def test_another_address():
     with segment(), serving("ram:1M") as _, client() as c:
         c.write(0, pattern(1, 0, 2))
