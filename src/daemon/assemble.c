@@ -79,6 +79,7 @@ static int disk_open_bdev(struct bdev **out, struct disk *disk, const struct run
 	struct diag said;
 	int err;
 
+	made_make(&disk->made, disk->spec, o);
 	err = store_open(&store, disk->daemon->set, registry_stores, disk->spec, &store_config, d);
 	if (err < 0)
 		return err;
@@ -141,6 +142,7 @@ static void disk_close(struct disk *disk)
 	scsi_target_destroy(disk->target);
 	scsi_lu_destroy(disk->lu);
 	unit_destroy(disk->unit);
+	made_remove(&disk->made);
 }
 
 static int open_disks(struct daemon *dm, const struct run_options *o, struct diag *d)

@@ -113,6 +113,8 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 		  F_STR("disk_engine", loop_set_disk_engine(dm->set)));
 	go_on(dm);
 	aoe_start(dm->aoe);
+	for (size_t i = 0; i < dm->ndisks; i++)
+		made_keep(&dm->disks[i].made);
 	if (o->announce == announce_text && isatty(STDERR_FILENO))
 		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
 	err = loop_set_run(dm->set);

@@ -116,6 +116,32 @@ def test_address_in_use():
                          says=[f"127.0.0.1:{port}", "use"], cwd=d)
 
 
+def test_a_start_that_fails_leaves_no_file():
+    """Whatever it was: what --size has made is gone again, and what was there is as it was."""
+    with socket.create_server(("127.0.0.1", 0)) as other, tempfile.TemporaryDirectory() as d:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        for code, args in ((3, ["new.img", "--aoe", "nosuch9:1.0", "--no-iscsi"]),
+                           (4, ["new.img", "--listen", taken]),
+                           (4, ["new.img", "./new.img"]),
+                           (4, ["slice:length=512K:new.img", "slice:offset=512K:file:new.img", "--listen", taken]),
+                           (3, ["new.img", "nowhere/new.img"]),
+                           (2, ["new.img", "fault:frob=1:other.img"]),
+                           (2, ["slice:offset=2M:new.img"]),
+                           (2, ["new.img", "--listen", "localhost"]),
+                           (2, ["new.img", "ram:lots"])):
+            expect_error(code, "run", *args, "--size", "1M", "--port", "0", cwd=d)
+            assert os.listdir(d) == [], (args, os.listdir(d))
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = run("run", "new.img", "--size", "1M", "--port", "0", "--json", cwd=d, stdout=full)
+        assert done.returncode == 1 and os.listdir(d) == [], done
+        with open(os.path.join(d, "old.img"), "wb") as f:
+            f.write(bytes(MIB - 1) + b"x")
+        expect_error(4, "run", "new.img", "old.img", "--size", "1M", "--listen", taken, cwd=d)
+        assert os.listdir(d) == ["old.img"]
+        with open(os.path.join(d, "old.img"), "rb") as f:
+            assert f.read() == bytes(MIB - 1) + b"x"
+
+
 def test_address_not_ours():
     done = run("run", "ram:1M", "--listen", "192.0.2.1:0")
     assert done.returncode != 0 and "192.0.2.1" in done.stderr, done.stderr
