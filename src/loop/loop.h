@@ -375,6 +375,12 @@ void link_watch_close(struct link_watch *w); /* fine when closed */
 /* By a watch that is open. 0 or -errno: -ENODEV, -EPROTONOSUPPORT: no Ethernet. */
 int link_look(const struct link_watch *w, const char *name, struct link_facts *out);
 
+/* ---- Names that one process of a network namespace has at a time ----------------------------- */
+
+/* On any thread. A descriptor that keeps it, or -errno: -EADDRINUSE: somebody has it, maybe this process. */
+int claim_open(const char *name);
+void claim_close(int fd); /* -1 is fine */
+
 /* ---- Work that may block: on worker threads -------------------------------------------------- */
 
 /* A lane bounds how many threads one disk may occupy at a time; what is over waits its turn, in
