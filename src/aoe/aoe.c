@@ -389,6 +389,7 @@ static int copy_macs(struct aoe_macs *out, const struct aoe_macs *from)
 
 static void place_free(struct aoe_place *place)
 {
+	claim_close(place->claim);
 	free(place->export.allowed.v);
 	free(place->export.admins.v);
 	free(place);
@@ -402,6 +403,7 @@ static int place_create(struct aoe_port *port, struct unit *unit, const struct a
 	if (place == NULL)
 		return -ENOMEM;
 	place->port = port;
+	place->claim = -1;
 	place->export = (struct aoe_export){.interface = port->packet.interface,
 					    .shelf = export->shelf,
 					    .slot = export->slot,

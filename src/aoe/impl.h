@@ -86,9 +86,11 @@ struct aoe_place {
 	struct aoe_place *next; /* in port->of_slot[] */
 	struct aoe_disk *disk;
 	struct aoe_export export;
-	bool served;     /* nobody else does, as far as we know */
-	bool taken;      /* by `rival`, who was heard when it was asked for */
+	int claim;   /* keeps other processes of this machine out; -1: not asked for there yet */
+	bool served; /* nobody else does, as far as we know */
+	bool taken;  /* by a rival, who was found when it was asked for */
 	bool told_taken; /* in the log */
+	bool rival_here; /* on this machine, at the same interface; else: */
 	uint8_t rival[AOE_MAC_LEN];
 };
 
@@ -282,6 +284,11 @@ void aoe_probe_init(struct aoe_port *port);
 void aoe_probe_start(struct aoe_port *port, struct loop *loop,
 		     void (*done)(struct aoe_port *port, int err));
 void aoe_probe_stop(struct aoe_port *port); /* `done` does not come any more */
+/* Its interface is no more: what was claimed there is given back. */
+void aoe_probe_forget(struct aoe_port *port);
+/* Who has a place that is taken. */
+#define AOE_RIVAL_TEXT 64
+const char *aoe_rival_text(char out[AOE_RIVAL_TEXT], const struct aoe_place *place);
 
 struct aoe_check;
 

@@ -147,7 +147,7 @@ static void place_decide(struct aoe_place *place)
 {
 	struct aoe_port *port = place->port;
 	const bool told = place->told_taken;
-	char name[16], mac[AOE_MAC_TEXT];
+	char name[16], rival[AOE_RIVAL_TEXT];
 
 	place->served = !place->taken;
 	place->told_taken = place->taken;
@@ -157,8 +157,8 @@ static void place_decide(struct aoe_place *place)
 	if (place->taken)
 		log_event(port->aoe->log, LOG_ERROR, "aoe-taken", F_STR("disk", name),
 			  F_STR("interface", port->packet.interface),
-			  F_STR("by", aoe_mac_text(mac, place->rival)),
-			  F_STR("fix", "not served here while that answers: stop it, or choose "
+			  F_STR("by", aoe_rival_text(rival, place)),
+			  F_STR("fix", "not served here while that serves it: stop it, or choose "
 				       "another shelf or slot"));
 	else
 		log_event(port->aoe->log, LOG_WARN, "aoe-free", F_STR("disk", name),
@@ -223,6 +223,7 @@ static void close_it(struct aoe_port *port)
 	if (port->up)
 		went_down(port);
 	packet_close(&port->packet);
+	aoe_probe_forget(port);
 	aoe_port_drop(port);
 }
 

@@ -8,6 +8,10 @@
  * place. Its string, which means nothing in a query, says that it is a question of this kind, and whose:
  * of two that ask at a time, the one with the higher number yields. Who answers listed clients only is not
  * found.
+ *
+ * A machine does not hear what itself sends. So among its processes a place is whose claim there is: first a
+ * place is claimed, then it is asked for. A claim is kept until the interface is gone, be its link down or
+ * the place a rival's.
  */
 #include "aoe/impl.h"
 
@@ -30,6 +34,52 @@ struct question {
 };
 
 _Static_assert(sizeof(struct question) == AOE_FRAME_MIN, "sent as it is");
+
+/* ---- On this machine ---- */
+
+#define CLAIM_NAME 64
+
+static const char *claim_name(char out[CLAIM_NAME], const struct aoe_place *place)
+{
+	str_format(out, CLAIM_NAME, "spindle-aoe/%d/%u.%u", place->port->packet.index,
+		   place->export.shelf, place->export.slot);
+	return out;
+}
+
+/* 0 also when another process has it. */
+static int claim(struct aoe_place *place)
+{
+	char name[CLAIM_NAME];
+	int fd;
+
+	place->taken = place->rival_here = false;
+	if (place->claim >= 0)
+		return 0;
+	fd = claim_open(claim_name(name, place));
+	place->claim = fd >= 0 ? fd : -1;
+	place->taken = place->rival_here = fd == -EADDRINUSE;
+	return fd >= 0 || place->taken ? 0 : fd;
+}
+
+static int claim_all(struct aoe_port *port)
+{
+	int err = 0;
+
+	list_for_each (pos, &port->places)
+		if (err == 0)
+			err = claim(list_entry(pos, struct aoe_place, link));
+	return err;
+}
+
+void aoe_probe_forget(struct aoe_port *port)
+{
+	list_for_each (pos, &port->places) {
+		struct aoe_place *place = list_entry(pos, struct aoe_place, link);
+
+		claim_close(place->claim);
+		place->claim = -1;
+	}
+}
 
 /* ---- Out ---- */
 
@@ -164,13 +214,13 @@ void aoe_probe_start(struct aoe_port *port, struct loop *loop,
 	struct aoe_probe *probe = &port->probe;
 	int err;
 
-	list_for_each (pos, &port->places)
-		list_entry(pos, struct aoe_place, link)->taken = false;
 	probe->done = done;
 	probe->runs = true;
 	probe->tries = 0;
 	loop_timer_init(&probe->timer, loop, next);
-	err = packet_open(&probe->packet, loop, &config);
+	err = claim_all(port);
+	if (err == 0)
+		err = packet_open(&probe->packet, loop, &config);
 	if (err == 0)
 		err = packet_want(&probe->packet, STREAM_IN);
 	if (err == 0)
@@ -234,16 +284,41 @@ static void check_begin(struct loop_msg *msg)
 	check_settle(c);
 }
 
+const char *aoe_rival_text(char out[AOE_RIVAL_TEXT], const struct aoe_place *place)
+{
+	if (place->rival_here)
+		str_copy(out, AOE_RIVAL_TEXT, "another process on this machine");
+	else
+		aoe_mac_text(out, place->rival);
+	return out;
+}
+
 static int about_rival(const struct aoe_place *place, struct diag *d)
 {
 	const struct aoe_export *e = &place->export;
-	char mac[AOE_MAC_TEXT];
+	char rival[AOE_RIVAL_TEXT], name[CLAIM_NAME];
 
-	diag_set(d, -EADDRINUSE, "there is a disk %u.%u on %s already: %s answers for it", e->shelf,
-		 e->slot, e->interface, aoe_mac_text(mac, place->rival));
-	diag_fix(d, "choose another shelf or slot, or stop what serves it there (aoeping %u %u %s)",
-		 e->shelf, e->slot, e->interface);
+	diag_set(d, -EADDRINUSE, "there is a disk %u.%u on %s already: %s %s", e->shelf, e->slot,
+		 e->interface, aoe_rival_text(rival, place),
+		 place->rival_here ? "has it" : "answers for it");
+	if (place->rival_here)
+		diag_fix(d,
+			 "choose another shelf or slot, or stop that process (ss -xap | grep %s)",
+			 claim_name(name, place));
+	else
+		diag_fix(d,
+			 "choose another shelf or slot, or stop what serves it there (aoeping %u "
+			 "%u %s)",
+			 e->shelf, e->slot, e->interface);
 	return -EADDRINUSE;
+}
+
+static int about_asking(int err, struct diag *d)
+{
+	diag_set(d, err, "cannot ask who is there by ATA over Ethernet: %s", strerror(-err));
+	if (err == -EMFILE)
+		diag_fix(d, "raise the limit on open files (ulimit -n)");
+	return err;
 }
 
 static int check_places(const struct aoe *aoe, struct diag *d)
@@ -282,7 +357,6 @@ int aoe_check(struct aoe *aoe, struct diag *d)
 	if (err == 0)
 		err = c.err;
 	if (err != 0)
-		return diag_set(d, err, "cannot ask who is there by ATA over Ethernet: %s",
-				strerror(-err));
+		return about_asking(err, d);
 	return check_places(aoe, d);
 }

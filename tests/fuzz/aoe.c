@@ -19,7 +19,8 @@ enum options {
 	OPT_SLOW = 0x08,  /* a write or a discard takes its time, so that others meet it */
 	OPT_MASKS = 0x10, /* only the first client is answered */
 	OPT_JUMBO = 0x20,
-	OPT_FULL = 0x40, /* now and then nothing can be sent */
+	OPT_FULL = 0x40,    /* now and then nothing can be sent */
+	OPT_CLAIMED = 0x80, /* every other time another process has the place */
 };
 
 enum flags {
@@ -45,13 +46,13 @@ static struct wire {
 	struct link_watch *watch;
 	struct {
 		bool gone;
-		int index;
+		int index, claimed; /* which one then; 0: it is not */
 		unsigned mtu;
 	} links[PORTS];
 	uint8_t frame[16384];
 	uint32_t len; /* of the frame that waits; 0: none */
 	uint8_t options;
-	unsigned sends;
+	unsigned sends, claims;
 } wire;
 
 int packet_open(struct packet *p, struct loop *loop, const struct packet_config *config)
@@ -124,6 +125,30 @@ int link_look(const struct link_watch *w, const char *name, struct link_facts *o
 	return 0;
 }
 
+/* Of an interface that is there. */
+int claim_open(const char *name)
+{
+	char *rest;
+	const int index = (int)strtol(name + strlen("spindle-aoe/"), &rest, 10);
+	const int i = (index - 1) % PORTS;
+
+	CHECK(strncmp(name, "spindle-aoe/", strlen("spindle-aoe/")) == 0 &&
+	      strcmp(rest, "/1.2") == 0);
+	CHECK(index == wire.links[i].index && wire.links[i].claimed == 0);
+	if ((wire.options & OPT_CLAIMED) != 0 && ++wire.claims % 2 != 0)
+		return -EADDRINUSE;
+	wire.links[i].claimed = index;
+	return i;
+}
+
+void claim_close(int fd)
+{
+	if (fd < 0)
+		return;
+	CHECK(wire.links[fd].claimed != 0);
+	wire.links[fd].claimed = 0;
+}
+
 uint64_t packet_lost(struct packet *p)
 {
 	return 0;
@@ -184,6 +209,7 @@ int packet_send(struct packet *p, const struct packet_frame *frames, unsigned n)
 	CHECK(n > 0);
 	if (p->fd != 0)
 		return -ENETDOWN;
+	CHECK(wire.links[i].claimed == p->index);
 	if (p == wire.askers[i]) {
 		judge_question(frames[0].data, frames[0].len);
 		return 1;
@@ -271,6 +297,8 @@ static void world_close(struct world *w)
 	CHECK(sim_run(w->set, STEPS_MAX) < STEPS_MAX);
 	CHECK(w->stopped);
 	aoe_destroy(w->aoe);
+	for (unsigned i = 0; i < PORTS; i++)
+		CHECK(wire.links[i].claimed == 0);
 	for (unsigned i = 0; i < 2; i++)
 		CHECK(loop_memory_used(loop_set_at(w->set, i)) == 0);
 	unit_destroy(w->unit);

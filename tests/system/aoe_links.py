@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -21,6 +22,7 @@ from harness import MIB, Spindle, binary, expect_error, find_tool, main, server_
 
 import aoe
 from aoe import Frame, Window, ata_frame, config_frame, ip, pattern
+from vblade import Vblade, ours
 
 aoe.in_namespace()
 
@@ -562,6 +564,157 @@ def test_a_place_that_another_server_has():
         assert s.running()
 
 
+def refused_here(*stores, at, place, command=("run", "--port", "0"), wrap=()):
+    """By another process on this machine, which no frame would tell of."""
+    name, where = at.split(":")[0], f"spindle-aoe/{socket.if_nametoindex(at.split(':')[0])}/{place}"
+    done = subprocess.run([*wrap, binary(), *command, *(stores or ("ram:1M",)), "--aoe", at], env=server_env(), text=True,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20, check=False)
+    assert done.returncode == 4 and not done.stdout, done
+    for text in (f"disk {place} ", name, "another process on this machine", "another shelf or slot", f"grep {where}"):
+        assert text in done.stderr, f"no {text!r} in: {done.stderr}"
+    ss = find_tool("ss")
+    if ss is not None:
+        found = subprocess.run([ss, "-xap"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        assert [line for line in found.splitlines() if f"@{where} " in line and "spindle" in line], found
+
+
+def test_a_place_that_another_process_has():
+    """On the same interface, where neither hears the other."""
+    with segment(), serving("ram:1M", "ram:1M") as s:
+        refused_here(at="srv0:1.0", place="1.0")
+        refused_here("ram:1M", "ram:1M", "ram:1M", at="srv0:1.1", place="1.1")
+        link("property", "add", "dev", "srv0", "altname", "second")
+        refused_here(at="second:1.1", place="1.1")
+        with serving("ram:2M", at="srv0:1.2") as _, client(1, 2) as c:
+            assert c.identify().size == 2 * MIB // SECTOR
+            # The name ends with the process that has it.
+            refused_here(at="srv0:1.2", place="1.2")
+        with serving("ram:1M", at="srv0:1.2"), serving("ram:1M", at="srv0:2.0"), serving("ram:1M", at="srv1:3.0"):
+            pass
+        down("srv0")
+        says(s, "aoe-link-down")
+        up("srv0")
+        says(s, "aoe-link-up")
+        refused_here(at="srv0:1.0", place="1.0")
+        wait_until(lambda: answers_by_mac() == [aoe.mac_of("srv0")], 10, "an answer, and one")
+        with client() as c:
+            c.ping()
+        assert " aoe-taken " not in s.stderr(), s.stderr()
+
+
+def test_a_place_of_a_process_that_is_killed():
+    with segment(), serving("ram:2M", at="srv1:2.0") as other:
+        for size in (1, 2, 3):
+            with serving(f"ram:{size}M") as s, client() as c:
+                assert c.identify().size == size * MIB // SECTOR
+                s.kill()
+        assert other.running()
+
+
+def test_a_place_that_vblade_of_ours_has():
+    with segment(), tempfile.TemporaryDirectory() as d:
+        for name in ("one", "two"):
+            with open(os.path.join(d, name), "wb") as f:
+                f.truncate(MIB)
+        with Vblade(ours(), 1, 0, "srv0", "one", cwd=d):
+            expect_error(4, "compat", "vblade", "1", "0", "srv0", "two", cwd=d, timeout=20,
+                         says=["disk 1.0 ", "srv0", "another process on this machine", "another shelf or slot"])
+            refused_here(at="srv0:1.0", place="1.0")
+            with Vblade(ours(), 1, 1, "srv0", "two", cwd=d):
+                pass
+        with Vblade(ours(), 1, 0, "srv0", "two", cwd=d):
+            pass
+
+
+def test_places_of_other_networks():
+    """Interfaces of other namespaces have the same numbers."""
+    nsenter = find_tool("nsenter")
+    if nsenter is None:
+        print("not tried: nsenter is not installed")
+        return
+    index = 4242
+    with subprocess.Popen([find_tool("unshare"), "-n", "sleep", "600"], stdin=subprocess.DEVNULL) as other:
+        try:
+            wait_until(lambda: os.readlink(f"/proc/{other.pid}/ns/net") != aoe.this_namespace(), 10, "the namespace")
+            inside = [nsenter, f"--net=/proc/{other.pid}/ns/net"]
+            for wrap in ([], inside):
+                lines = f"link set lo up\nlink add twin index {index} type veth peer name twin-sw\nlink set twin-sw up\nlink set twin up\n"
+                done = subprocess.run([*wrap, find_tool("ip"), "-batch", "-"], input=lines, text=True, check=False)
+                assert done.returncode == 0
+            with serving("ram:1M", at="twin:1.0"), serving("ram:1M", at="twin:1.0", wrap=inside):
+                refused_here(at="twin:1.0", place="1.0")
+                refused_here(at="twin:1.0", place="1.0", wrap=inside)
+        finally:
+            ip("link", "del", "dev", "twin")
+            other.kill()
+
+
+def sizes(seconds=1.0):
+    """Of the disks that answer for 1.0, without a judge: one size for each answer."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as s:
+        s.bind(("cli", aoe.ETHERTYPE))
+        frame = ata_frame(aoe.IDENTIFY, count=1, shelf=1, slot=0, tag=0x1234, dst=aoe.mac_of("srv0"), src=aoe.mac_of("cli"))
+        s.send(frame.pack())
+        found, end = [], time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            s.settimeout(left)
+            try:
+                frame = Frame.parse(s.recv(4096))
+            except socket.timeout:
+                break
+            if frame.tag == 0x1234 and frame.flags & aoe.FLAG_R:
+                found.append(aoe.parse_identity(frame.data).size * SECTOR // MIB)
+        return found
+
+
+def test_a_process_that_waits_for_anothers_place():
+    """While its interface goes, is made anew, changes its name: one of them serves."""
+    with segment():
+        down("srv0")
+        with serving("ram:1M") as s, serving("ram:2M", at="srv0:1.0") as t:
+            up("srv0")
+            wait_until(lambda: s.stderr().count(" aoe-taken ") + t.stderr().count(" aoe-taken ") == 1, 10, "one that has lost")
+            loser = t if " aoe-taken " in t.stderr() else s
+            line = next(line for line in loser.stderr().splitlines() if " aoe-taken " in line)
+            assert 'disk="1.0"' in line and 'by="another process on this machine"' in line and 'interface="srv0"' in line, line
+
+            def one_serves():
+                wait_until(lambda: len(sizes(0.3)) == 1, 15, "one that answers")
+                owner = sizes()
+                assert owner in ([1], [2])
+                # However often the other one asks.
+                end = time.monotonic() + 7
+                while time.monotonic() < end:
+                    assert sizes(0.3) == owner
+                return s if owner == [1] else t
+            assert one_serves() is not loser
+            for _ in range(2):
+                unplug("srv0")
+                plug("srv0")
+                one_serves()
+            down("srv0")
+            link("set", "dev", "srv0", "name", "away")
+            says(s, "aoe-interface-gone")
+            link("set", "dev", "away", "name", "srv0")
+            up("srv0")
+            winner = one_serves()
+            winner.kill()
+            left = s if winner is t else t
+            wait_until(lambda: sizes(0.3) == [1 if left is s else 2], 15, "the one that is left")
+            says(left, "aoe-free")
+
+
+def test_claims_that_there_are_no_descriptors_for():
+    with segment():
+        done = subprocess.run(["sh", "-c", 'ulimit -n 150; exec "$0" "$@"', binary(), "run", "--no-iscsi", *["null:1M"] * 200, "--aoe",
+                               "srv0:1.0"], env=server_env(), text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, timeout=30, check=False)
+        assert done.returncode == 1 and not done.stdout, done
+        assert "who is there" in done.stderr and "ulimit -n" in done.stderr, done
+        with serving("ram:1M", at="srv0:1.0") as _, client() as c:
+            c.ping()
+
+
 def test_a_place_that_another_program_has():
     vblade = find_tool("vblade")
     if vblade is None:
@@ -604,15 +757,15 @@ def test_a_place_that_is_taken_when_the_link_comes():
                 assert c.identify().size == MIB // SECTOR
 
 
-def start_two_at_once(more=""):
+def start_two_at_once(more="", names=("srv0", "srv1")):
     for _ in range(5):
         started = [subprocess.Popen([binary(), "run", "ram:1M", "--port", "0", "--json", "--aoe", f"{name}:1.0{more}"],
                                     env=server_env(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                    text=True) for name in ("srv0", "srv1")]
+                                    text=True) for name in names]
         lines = [p.stdout.readline() for p in started]
         try:
             assert sum(bool(line) for line in lines) == 1, lines
-            owner = aoe.mac_of("srv0" if lines[0] else "srv1")
+            owner = aoe.mac_of(names[0] if lines[0] else names[1])
             wait_until(lambda: answers_by_mac() == [owner], 10, "an answer")
         finally:
             for p, line in zip(started, lines):
@@ -630,6 +783,11 @@ def test_two_that_start_at_once():
     """One of them has it."""
     with segment():
         start_two_at_once()
+
+
+def test_two_that_start_at_once_on_one_interface():
+    with segment():
+        start_two_at_once(names=("srv0", "srv0"))
 
 
 def test_two_that_start_at_once_by_xdp():
@@ -652,7 +810,8 @@ def test_two_whose_links_come_at_once():
                 assert done.returncode == 0
                 wait_until(lambda: len(answers_by_mac()) == 1, 15, "one that answers")
                 for _ in range(5):
-                    assert len(answers_by_mac()) == 1
+                    found = answers_by_mac()
+                    assert len(found) == 1, found
                 down("srv0", "srv1")
                 time.sleep(1.1)
             assert s.running() and t.running()
