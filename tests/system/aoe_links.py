@@ -303,7 +303,11 @@ def test_an_interface_is_made_anew():
             Window(c, 2).write(200 * n, 200, 1)
         Window(c, 2).read(0, 1000, 1)
         assert count_fds(s) == fds
-        wait_until(lambda: s.stderr().count(" aoe-interface-") and " aoe-interface-back " in s.stderr().splitlines()[-2], 5,
+
+        def told_last(event):
+            lines = [line for line in s.stderr().splitlines() if f" aoe-{event}-" in line]
+            return lines[-1].split()[2] if lines else None
+        wait_until(lambda: told_last("interface") == "aoe-interface-back" and told_last("link") == "aoe-link-up", 5,
                    "the last of it in the log")
         assert s.stderr().count(" aoe-interface-back ") <= 5, s.stderr()
 
