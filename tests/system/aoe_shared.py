@@ -354,6 +354,7 @@ def test_clients_that_die():
         end = time.monotonic() + SECONDS
         generation = 0
         while time.monotonic() < end:
+            session.ping()
             generation += 1
             with aoe.Client(mac=bytes([2, 0, 0, 0, 2, generation % 256]), only_mine=True) as dying:
                 for i in range(30):
