@@ -174,7 +174,7 @@ void watch_stop(struct daemon *dm, void (*stopped)(void *dm));
 
 /* stop.c: signals, and the way from serving to nothing. */
 int stop_on_signals(struct daemon *dm);
-/* After the loops ended: signals act on the process again, but for one that may still come with the first. */
+/* After the loops ended: signals act on the process again. */
 void stop_signals_default(const struct daemon *dm);
 
 /* run.c */

@@ -1,7 +1,7 @@
 /*
  * Files that --size makes, and that a start which fails takes away again. They are made here and not by
- * their stores, since only who made a file by O_EXCL knows that it is nobody else's. Why one cannot be made
- * is left to the store to find and to tell.
+ * their stores, since only who made a file by O_EXCL knows that it is nobody else's. What a file cannot be
+ * made for is left to the store to find and to tell.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,13 +33,9 @@ const char *made_path(const char *spec)
 {
 	for (;;) {
 		const char *colon = strchr(spec, ':');
-		const struct store_type *type;
-		size_t len;
+		const size_t len = colon != NULL ? (size_t)(colon - spec) : 0;
+		const struct store_type *type = type_of(spec, len);
 
-		if (colon == NULL)
-			return spec;
-		len = (size_t)(colon - spec);
-		type = type_of(spec, len);
 		if (type == &store_file)
 			return colon + 1;
 		if (type == NULL)
