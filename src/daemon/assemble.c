@@ -69,8 +69,10 @@ static int about_disk(const struct disk *disk, int err, const struct diag *said,
 static int disk_open_bdev(struct bdev **out, struct disk *disk, const struct run_options *o,
 			  struct diag *d)
 {
-	struct store_config store_config = {
-		.size = o->size, .read_only = o->read_only, .direct = o->direct};
+	struct store_config store_config = {.size = o->size,
+					    .provisional = true,
+					    .read_only = o->read_only,
+					    .direct = o->direct};
 	struct bdev_config bdev_config = {
 		.block_size = run_options_block_size(o),
 		.read_only = o->read_only,
@@ -79,7 +81,6 @@ static int disk_open_bdev(struct bdev **out, struct disk *disk, const struct run
 	struct diag said;
 	int err;
 
-	made_make(&disk->made, disk->spec, o);
 	err = store_open(&store, disk->daemon->set, registry_stores, disk->spec, &store_config, d);
 	if (err < 0)
 		return err;
@@ -142,7 +143,6 @@ static void disk_close(struct disk *disk)
 	scsi_target_destroy(disk->target);
 	scsi_lu_destroy(disk->lu);
 	unit_destroy(disk->unit);
-	made_remove(&disk->made);
 }
 
 static int open_disks(struct daemon *dm, const struct run_options *o, struct diag *d)

@@ -81,22 +81,6 @@ int run_options_parse(struct run_options *o, int argc, char **argv, struct diag 
 void run_options_fini(struct run_options *o);
 uint32_t run_options_block_size(const struct run_options *o);
 
-/* ---- made.c: a file that --size has made, until it is served */
-
-struct made {
-	const char *path; /* NULL: there is none */
-	int fd;
-};
-
-/* What the spec names in the end, behind slices and the like; NULL: no file. */
-const char *made_path(const char *spec);
-/* Makes the file that a spec names, if it is missing and wanted; the spec must stay. Blocking. */
-void made_make(struct made *m, const char *spec, const struct run_options *o);
-/* The store is closed. Takes the file away, unless it is another one by now, or in use. */
-void made_remove(struct made *m);
-/* It is served: it stays. */
-void made_keep(struct made *m);
-
 /* ---- The daemon */
 
 /* A disk and all that serves it, in the order it is built; every part may be missing. */
@@ -106,7 +90,6 @@ struct disk {
 	char name[DISK_NAME_MAX + 1];
 	char iqn[SCSI_NAME_MAX + 1]; /* "": not served by iSCSI */
 	bool identity_renewed;
-	struct made made;
 	struct unit *unit; /* has the bdev, that has the store */
 	struct scsi_lu *lu;
 	struct scsi_target *target;

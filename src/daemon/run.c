@@ -114,7 +114,7 @@ static int serve(struct daemon *dm, const struct run_options *o, struct diag *d)
 	go_on(dm);
 	aoe_start(dm->aoe);
 	for (size_t i = 0; i < dm->ndisks; i++)
-		made_keep(&dm->disks[i].made);
+		store_keep(bdev_store(unit_bdev(dm->disks[i].unit)));
 	if (o->announce == announce_text && isatty(STDERR_FILENO))
 		dprintf(STDERR_FILENO, "Ctrl-C stops.\n");
 	err = loop_set_run(dm->set);

@@ -50,6 +50,7 @@ struct file {
 	int fd;
 	struct loop_set *set;
 	unsigned flags;
+	char *made; /* the path of one that is to be removed; or NULL */
 	struct file_info info;
 	atomic_bool no_nowait; /* the file system knows no RWF_NOWAIT: found out by trying */
 	atomic_bool lost;      /* an I/O or a probe said that it is gone */

@@ -169,14 +169,19 @@ static int open_existing(const struct file_config *c, mode_t mode, struct diag *
 	return fd;
 }
 
-static int open_or_create(const struct file_config *c, struct diag *d)
+static int open_or_create(struct file *f, const struct file_config *c, struct diag *d)
 {
 	struct stat st;
+	int fd;
 
 	if (stat(c->path, &st) == 0)
 		return open_existing(c, st.st_mode, d);
-	if (errno == ENOENT && c->create_size != 0)
-		return create(c, open_flags_of(c), d);
+	if (errno == ENOENT && c->create_size != 0) {
+		fd = create(c, open_flags_of(c), d);
+		if (fd >= 0 && (c->flags & FILE_PROVISIONAL) != 0)
+			f->made = strdup(c->path);
+		return fd;
+	}
 	return open_failed(-errno, c, "open", d);
 }
 
@@ -263,7 +268,7 @@ static int file_init(struct file *f, const struct file_config *c, struct diag *d
 {
 	int err;
 
-	f->fd = open_or_create(c, d);
+	f->fd = open_or_create(f, c, d);
 	if (f->fd < 0)
 		return f->fd;
 	err = lock(f, c, d);
@@ -298,11 +303,33 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 	return 0;
 }
 
+void file_keep(struct file *f)
+{
+	free(f->made);
+	f->made = NULL;
+}
+
+/* Unless somebody uses another part of it, or its name is another file's by now. */
+static void remove_made(struct file *f)
+{
+	struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	struct stat own, there;
+
+	if (f->made == NULL)
+		return;
+	if ((fcntl(f->fd, F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES)) &&
+	    fstat(f->fd, &own) == 0 && lstat(f->made, &there) == 0 && own.st_dev == there.st_dev &&
+	    own.st_ino == there.st_ino)
+		unlink(f->made);
+	file_keep(f);
+}
+
 void file_close(struct file *f)
 {
 	if (f == NULL)
 		return;
 	file_loops_fini(f);
+	remove_made(f);
 	if (f->fd >= 0)
 		close(f->fd);
 	pthread_mutex_destroy(&f->sync_lock);

@@ -466,6 +466,7 @@ struct file;
 
 enum file_flags {
 	FILE_READ_ONLY = 1,
+	FILE_PROVISIONAL = 4, /* one that is made is removed by file_close(), until file_keep() */
 	FILE_DIRECT =
 		2, /* O_DIRECT: iovecs, offsets and lengths are aligned to info.direct_align, which
 		    * info.logical_block is not less than */
@@ -509,7 +510,9 @@ struct file_status {
  * that another Spindle has opened for writing (an OFD lock tells) are refused. */
 int file_open(struct file **out, struct loop_set *set, const struct file_config *config,
 	      struct diag *d);
-/* No io is in flight. */
+/* It is of use: the file stays. */
+void file_keep(struct file *f);
+/* No io is in flight. Blocking. */
 void file_close(struct file *f);
 const struct file_info *file_info(const struct file *f);
 /* Extends a regular file to this size, durably, or (size 0, and devices always) takes over the size

@@ -580,6 +580,10 @@ int file_open(struct file **out, struct loop_set *set, const struct file_config 
 			config->path);
 }
 
+void file_keep(struct file *f)
+{
+}
+
 void file_close(struct file *f)
 {
 }

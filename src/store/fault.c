@@ -404,6 +404,11 @@ static int probe_rule(const struct fault_rule *rule, struct store_status *status
 	return meaning == -ENODEV ? -ENODEV : 0;
 }
 
+static void fault_keep(struct store *s)
+{
+	store_keep(fault_of(s)->inner);
+}
+
 static int fault_probe(struct store *s, struct store_status *status)
 {
 	struct fault *f = fault_of(s);
@@ -439,6 +444,7 @@ const struct store_type store_fault = {
 	.can_direct = true,
 	.writes_fua = true,
 	.open = fault_open,
+	.keep = fault_keep,
 	.close = fault_close,
 	.resize = fault_resize,
 	.probe = fault_probe,

@@ -66,7 +66,8 @@ static int file_store_open(struct store **out, struct loop_set *set,
 	struct file_config fc = {
 		.path = rest,
 		.flags = (config->read_only ? FILE_READ_ONLY : 0u) |
-			 (config->direct ? FILE_DIRECT : 0u),
+			 (config->direct ? FILE_DIRECT : 0u) |
+			 (config->provisional ? FILE_PROVISIONAL : 0u),
 		.create_size = config->size,
 		.part_off = config->part.off,
 		.part_len = config->part.len,
@@ -94,6 +95,11 @@ static int file_store_open(struct store **out, struct loop_set *set,
 	f->start.run = flush_run;
 	*out = &f->store;
 	return 0;
+}
+
+static void file_store_keep(struct store *s)
+{
+	file_keep(file_of(s)->file);
 }
 
 static void file_store_close(struct store *s)
@@ -268,6 +274,7 @@ const struct store_type store_file = {
 	.threading = STORE_ANY_LOOP,
 	.can_direct = true,
 	.open = file_store_open,
+	.keep = file_store_keep,
 	.close = file_store_close,
 	.resize = file_store_resize,
 	.probe = file_store_probe,

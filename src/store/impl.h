@@ -53,6 +53,7 @@ struct store_type {
 	 * Blocking. */
 	int (*open)(struct store **out, struct loop_set *set, const struct store_type *const *types,
 		    char *rest, const struct store_config *config, struct diag *d);
+	void (*keep)(struct store *s);  /* See store_keep; NULL: it makes nothing. */
 	void (*close)(struct store *s); /* frees it, too */
 	/* See store_resize; sets info.size. `size` is 0 or at least that. NULL: its size is
 	 * fixed. */

@@ -133,6 +133,11 @@ static int slice_resize(struct store *s, uint64_t size)
 }
 
 /* How much space of it is taken is known of the whole only. */
+static void slice_keep(struct store *s)
+{
+	store_keep(slice_of(s)->inner);
+}
+
 static int slice_probe(struct store *s, struct store_status *status)
 {
 	struct slice *sl = slice_of(s);
@@ -267,6 +272,7 @@ const struct store_type store_slice = {
 	.can_direct = true,
 	.writes_fua = true,
 	.open = slice_open,
+	.keep = slice_keep,
 	.close = slice_close,
 	.resize = slice_resize,
 	.probe = slice_probe,

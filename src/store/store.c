@@ -286,6 +286,12 @@ int store_resize(struct store *s, uint64_t size)
 	return err == -ERANGE ? err : store_errno(err);
 }
 
+void store_keep(struct store *s)
+{
+	if (s->type->keep != NULL)
+		s->type->keep(s);
+}
+
 int store_probe(struct store *s, struct store_status *out)
 {
 	*out = (struct store_status){

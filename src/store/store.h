@@ -40,7 +40,8 @@ struct store_part {
 };
 
 struct store_config {
-	uint64_t size; /* file: makes a missing one of this size; 0: it must exist */
+	uint64_t size;    /* file: makes a missing one of this size; 0: it must exist */
+	bool provisional; /* file: one that is made is removed when it is closed, until store_keep() */
 	bool read_only;
 	bool direct;            /* past the page cache; -EINVAL for what has none */
 	struct store_part part; /* file: what is used of it; the rest may be others' */
@@ -50,6 +51,8 @@ struct store_config {
  */
 int store_open(struct store **out, struct loop_set *set, const struct store_type *const *types,
 	       const char *spec, const struct store_config *config, struct diag *d);
+/* What was made for it stays, beyond its end. */
+void store_keep(struct store *s);
 /* No io is in flight. Blocking. */
 void store_close(struct store *s);
 /* Fixed while the store is open, but for what store_resize changes. */

@@ -8,8 +8,6 @@
 
 #include <cmocka.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -264,98 +262,6 @@ static void state_that_was_asked_for_must_do(void **state)
 	assert_string_equal(out, "not/there/yet");
 }
 
-static void files_behind_specs(void **state)
-{
-	static const char *const cases[][2] = {
-		{"disk.img", "disk.img"},
-		{"/srv/a:b.img", "/srv/a:b.img"},
-		{"C:disk", "C:disk"},
-		{"file:disk.img", "disk.img"},
-		{"file:ram:1G", "ram:1G"},
-		{"slice:offset=1M,length=1M:disk.img", "disk.img"},
-		{"fault::slice:offset=1M:file:/srv/disk.img", "/srv/disk.img"},
-		{"ram:1G", NULL},
-		{"fault:delay=5ms:null:1T", NULL},
-		{"slice:offset=1M", NULL},
-		{"nosuch:disk.img", NULL},
-	};
-
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		const char *path = made_path(cases[i][0]);
-
-		if (cases[i][1] == NULL)
-			assert_null(path);
-		else
-			assert_string_equal(path, cases[i][1]);
-	}
-}
-
-static void put(const char *path, int flags)
-{
-	const int fd = open(path, O_WRONLY | O_CREAT | flags, 0600);
-
-	assert_true(fd >= 0);
-	close(fd);
-}
-
-static void files_that_were_made_are_removed(void **state)
-{
-	const struct run_options o = {.size = 1 << 20}, none = {0},
-				 ro = {.size = 1 << 20, .read_only = true};
-	struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
-	char dir[] = "/tmp/spindle-made-XXXXXX", path[64], aside[64];
-	struct made m = {0};
-	struct stat st;
-	int fd;
-
-	assert_non_null(mkdtemp(dir));
-	str_format(path, sizeof(path), "%s/disk.img", dir);
-	str_format(aside, sizeof(aside), "%s/aside.img", dir);
-	made_make(&m, path, &none);
-	made_make(&m, path, &ro);
-	assert_null(m.path);
-	assert_int_equal(access(path, F_OK), -1);
-
-	made_make(&m, path, &o);
-	assert_int_equal(stat(path, &st), 0);
-	assert_int_equal(st.st_size, 1 << 20);
-	made_remove(&m);
-	assert_int_equal(access(path, F_OK), -1);
-	made_remove(&m);
-
-	/* Served. */
-	made_make(&m, path, &o);
-	made_keep(&m);
-	made_remove(&m);
-	assert_int_equal(access(path, F_OK), 0);
-	/* There before. */
-	made_make(&m, path, &o);
-	assert_null(m.path);
-	made_remove(&m);
-	assert_int_equal(unlink(path), 0);
-
-	/* Another one of that name. */
-	made_make(&m, path, &o);
-	assert_int_equal(rename(path, aside), 0);
-	put(path, O_EXCL);
-	made_remove(&m);
-	assert_int_equal(unlink(path), 0);
-	assert_int_equal(unlink(aside), 0);
-	/* Nobody's any more. */
-	made_make(&m, path, &o);
-	assert_int_equal(unlink(path), 0);
-	made_remove(&m);
-
-	/* Somebody else serves it. */
-	made_make(&m, path, &o);
-	fd = open(path, O_RDONLY);
-	assert_int_equal(fcntl(fd, F_OFD_SETLK, &lock), 0);
-	made_remove(&m);
-	close(fd);
-	assert_int_equal(unlink(path), 0);
-	assert_int_equal(rmdir(dir), 0);
-}
-
 static void exit_codes_tell_errors_apart(void **state)
 {
 	assert_int_equal(exit_code_of(0), EXIT_OK);
@@ -389,8 +295,6 @@ int main(void)
 		cmocka_unit_test(wrong_options_say_what_mends_them),
 		cmocka_unit_test(state_goes_where_users_keep_it),
 		cmocka_unit_test(state_that_was_asked_for_must_do),
-		cmocka_unit_test(files_behind_specs),
-		cmocka_unit_test(files_that_were_made_are_removed),
 		cmocka_unit_test(exit_codes_tell_errors_apart),
 		cmocka_unit_test(control_characters_are_not_shown),
 	};

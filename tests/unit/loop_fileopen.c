@@ -84,6 +84,59 @@ static void refused(struct place *p, const char *path, unsigned flags, uint64_t 
 /* ---- Created -----------------------------------------------------------------------------------
  */
 
+static bool is_there(const char *path)
+{
+	return access(path, F_OK) == 0;
+}
+
+/* What was made goes with its close, unless it was kept, or is somebody else's by now. */
+static void a_provisional_file_goes_again(void **state)
+{
+	struct place *p = *state;
+	struct flock part = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = MiB, .l_len = 1};
+	struct file_config first = {.path = p->path,
+				    .flags = FILE_PROVISIONAL,
+				    .create_size = 2 * MiB,
+				    .part_len = MiB};
+	struct file *f = must_open(p, FILE_PROVISIONAL, MiB);
+	char aside[128];
+	int fd;
+
+	assert_true(is_there(p->path));
+	file_close(f);
+	assert_false(is_there(p->path));
+
+	f = must_open(p, FILE_PROVISIONAL, MiB);
+	file_keep(f);
+	file_close(f);
+	assert_true(is_there(p->path));
+	/* It was there before. */
+	file_close(must_open(p, FILE_PROVISIONAL, MiB));
+	assert_true(is_there(p->path));
+	assert_int_equal(unlink(p->path), 0);
+
+	/* Another one of its name. */
+	f = must_open(p, FILE_PROVISIONAL, MiB);
+	str_format(aside, sizeof(aside), "%s-aside", p->path);
+	assert_int_equal(rename(p->path, aside), 0);
+	fd = open(p->path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	file_close(f);
+	assert_true(is_there(p->path));
+	assert_int_equal(unlink(p->path), 0);
+	assert_int_equal(unlink(aside), 0);
+
+	/* Its other half is used. */
+	assert_int_equal(file_open(&f, p->set, &first, &p->d), 0);
+	fd = open(p->path, O_RDONLY);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &part), 0);
+	file_close(f);
+	assert_true(is_there(p->path));
+	close(fd);
+	assert_int_equal(unlink(p->path), 0);
+}
+
 static void a_missing_file_is_created_sparse(void **state)
 {
 	struct place *p = *state;
@@ -619,6 +672,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(a_missing_file_is_created_sparse),
+		TEST(a_provisional_file_goes_again),
 		TEST(another_size_is_refused),
 		TEST(creation_is_refused),
 		TEST(what_is_no_disk_is_refused),
