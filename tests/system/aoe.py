@@ -100,7 +100,7 @@ def test_discovery_again_and_again():
     """Each time anew, as several initiators do that start together."""
     with both("ram:1M", "ram:1M") as (_, c):
         for _ in range(20):
-            assert places(c.discover(quiet_s=0.02)) == [(1, 0), (1, 1)]
+            assert places(c.discover(quiet_s=0.1)) == [(1, 0), (1, 1)]
 
 
 def test_the_answer_to_a_query():
