@@ -91,21 +91,27 @@ def silent(c, **more):
     return not c.discover(quiet_s=0.3, **more)
 
 
-def answers_by_mac(interface="cli", shelf=1, slot=0, seconds=0.4):
-    """Whoever answers a query, and how often, without a judge."""
+def answers(frame, interface, seconds):
+    """Whatever comes for that frame, without a judge."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as s:
         s.bind((interface, aoe.ETHERTYPE))
-        s.send(config_frame(shelf=shelf, slot=slot, tag=0x1234, dst=aoe.BROADCAST, src=aoe.mac_of(interface)).pack())
+        s.send(frame.pack())
         found, end = [], time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             s.settimeout(left)
             try:
-                frame = Frame.parse(s.recv(4096))
+                answer = Frame.parse(s.recv(4096))
             except socket.timeout:
                 break
-            if frame.tag == 0x1234 and frame.flags & aoe.FLAG_R:
-                found.append(frame.src)
+            if answer.tag == frame.tag and answer.flags & aoe.FLAG_R:
+                found.append(answer)
         return found
+
+
+def answers_by_mac(interface="cli", shelf=1, slot=0, seconds=0.4):
+    """Whoever answers a query, and how often."""
+    frame = config_frame(shelf=shelf, slot=slot, tag=0x1234, dst=aoe.BROADCAST, src=aoe.mac_of(interface))
+    return [a.src for a in answers(frame, interface, seconds)]
 
 
 def says(server, event, n=1, seconds=15):
@@ -649,21 +655,9 @@ def test_places_of_other_networks():
 
 
 def sizes(seconds=1.0):
-    """Of the disks that answer for 1.0, without a judge: one size for each answer."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as s:
-        s.bind(("cli", aoe.ETHERTYPE))
-        frame = ata_frame(aoe.IDENTIFY, count=1, shelf=1, slot=0, tag=0x1234, dst=aoe.mac_of("srv0"), src=aoe.mac_of("cli"))
-        s.send(frame.pack())
-        found, end = [], time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            s.settimeout(left)
-            try:
-                frame = Frame.parse(s.recv(4096))
-            except socket.timeout:
-                break
-            if frame.tag == 0x1234 and frame.flags & aoe.FLAG_R:
-                found.append(aoe.parse_identity(frame.data).size * SECTOR // MIB)
-        return found
+    """Of the disks that answer for 1.0: one size for each answer."""
+    frame = ata_frame(aoe.IDENTIFY, count=1, shelf=1, slot=0, tag=0x1234, dst=aoe.mac_of("srv0"), src=aoe.mac_of("cli"))
+    return [aoe.parse_identity(a.data).size * SECTOR // MIB for a in answers(frame, "cli", seconds)]
 
 
 def test_a_process_that_waits_for_anothers_place():
