@@ -383,6 +383,8 @@ def aoe_seeds():
           aoe_ata(0x24, 0, 2) + aoe_query(0, flags=FLAPS | NO_WAIT) + aoe_query(0, flags=RIVAL | NO_WAIT, version=0x18) +
           aoe_query(0, b"spindle?" + bytes(8), flags=FLAPS | RIVAL | NO_WAIT | OTHER_PORT) + aoe_query(0) +
           aoe_ata(0x24, 0, 2, flags=OTHER_PORT))
+    write("aoe", "gone-meanwhile", bytes([0x08, 7]) + aoe_ata(0x34, 0, 2, 2 * block, flags=NO_WAIT) +
+          aoe_query(0, flags=GOES | NO_WAIT) + aoe_query(0, flags=GOES | NO_WAIT) + aoe_query(0))
 
 
 def main():
