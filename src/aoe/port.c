@@ -277,6 +277,8 @@ static bool is_too_much(struct aoe_port *port)
 
 static void frame_for_many(struct aoe_port *port, const uint8_t *frame, uint32_t len)
 {
+	unsigned n = 0;
+
 	if (is_too_much(port))
 		return;
 	list_for_each (pos, &port->places) {
@@ -284,9 +286,11 @@ static void frame_for_many(struct aoe_port *port, const uint8_t *frame, uint32_t
 
 		if (!is_for((const void *)frame, &place->export))
 			continue;
-		port->many_due_ns += MANY_COST_NS;
+		n++;
 		place_frame(place, frame, len, true);
 	}
+	/* To find out that it is for none takes time, too. */
+	port->many_due_ns += max_u64(n, 1) * MANY_COST_NS;
 }
 
 static void frame_for_one(struct aoe_port *port, const uint8_t *frame, uint32_t len)

@@ -248,7 +248,8 @@ static void paste_aoe_text(FILE *out, const struct disk *disk)
 	const struct daemon *dm = disk->daemon;
 	const struct aoe_export *e = &dm->places[0].export;
 
-	fprintf(out, "\nOn a Linux client on that network, for %s:\n", disk->name);
+	fprintf(out, "\nOn a Linux client on the Ethernet of %s, for %s:\n", e->interface,
+		disk->name);
 	fprintf(out, "  sudo modprobe aoe && sudo aoe-discover\n");
 	fprintf(out, "  ls -l /dev/etherd/e%u.%zu\n", e->shelf,
 		e->slot + (size_t)(disk - dm->disks));
@@ -256,14 +257,14 @@ static void paste_aoe_text(FILE *out, const struct disk *disk)
 
 static void paste_disk_text(FILE *out, const struct disk *disk, const char *portal)
 {
-	const struct iscsi *iscsi = disk->daemon->iscsi;
+	const struct daemon *dm = disk->daemon;
 
-	if (disk->iqn[0] == '\0')
-		paste_aoe_text(out, disk);
-	else if (iscsi_chap_count(iscsi) != 0)
-		paste_chap_text(out, disk, portal, iscsi_chap_name(iscsi, 0));
-	else
+	if (disk->iqn[0] != '\0' && iscsi_chap_count(dm->iscsi) != 0)
+		paste_chap_text(out, disk, portal, iscsi_chap_name(dm->iscsi, 0));
+	else if (disk->iqn[0] != '\0')
 		paste_text(out, disk, portal);
+	if (dm->nplaces != 0)
+		paste_aoe_text(out, disk);
 }
 
 int announce_text(const struct daemon *dm, int fd)

@@ -9,6 +9,8 @@ A minute, ten with SPINDLE_SOAK. SPINDLE_SEED=N makes the random numbers what th
 import contextlib
 import os
 import random
+import re
+import signal
 import struct
 import threading
 import time
@@ -587,6 +589,29 @@ def test_queries_for_many_disks():
         used = (s.cpu_s() - used) / (time.monotonic() - began)
         print(f"{used:.0%} of a CPU")
         assert is_sanitized() or used < 0.3
+        time.sleep(1.2)
+        assert len({a.slot for a in c.discover()}) == 200, "found when that is over"
+
+
+def test_queries_for_many_disks_and_none_of_them():
+    """All of them are looked through all the same."""
+    with serving(*["ram:1M"] * 200) as s, client(timeout_s=2) as c, \
+         aoe.socket.socket(aoe.socket.AF_PACKET, aoe.socket.SOCK_RAW, 0) as noise:
+        c.settle()
+        noise.bind((aoe.CLIENT_SIDE, 0))
+        query = config_frame(dst=aoe.BROADCAST, src=NOBODY, shelf=aoe.ALL_SHELVES, slot=250, tag=1 << 31).pack()
+        began = time.monotonic()
+        for i in range(FLOOD):
+            noise.send(query)
+            if i % 64 == 63:
+                time.sleep(0.001)
+        os.kill(s.pid, signal.SIGUSR1)
+        wait_until(lambda: "aoe-counts" in s.stderr(), 5, "the counts")
+        # 5,000 at once and 5,000 a second are taken as they come: a machine that sends them slowly sees no other ones.
+        took_s = time.monotonic() - began
+        counts = re.search(r" aoe-counts .*? no_room=(\d+) .*?lost=(\d+)", s.stderr())
+        left_out = int(counts[1]) + int(counts[2])
+        assert left_out >= FLOOD - 5000 * (took_s + 2), (left_out, took_s)
         time.sleep(1.2)
         assert len({a.slot for a in c.discover()}) == 200, "found when that is over"
 

@@ -85,8 +85,9 @@ def test_no_iscsi_says_what_there_is():
         assert len(sockets_of(s.pid)) == 1 and s.disks[0]["iqn"] and s.disks[0]["url"] and s.disks[0]["lun"] == 0
 
 
-def test_no_iscsi_in_words():
-    server = subprocess.Popen([binary(), "run", "ram:1M", *AOE], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+def said(*args):
+    """What is printed for people."""
+    server = subprocess.Popen([binary(), "run", "ram:1M", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               stdin=subprocess.DEVNULL, env=server_env(), text=True)
     text = ""
     while "/dev/etherd/e1.0" not in text:
@@ -95,11 +96,21 @@ def test_no_iscsi_in_words():
         text += line
     server.terminate()
     rest, err = server.communicate(timeout=30)
-    text += rest
     assert server.returncode == 0, err
+    return text + rest
+
+
+def test_no_iscsi_in_words():
+    text = said(*AOE)
     assert "export  aoe     1.0 on aoe0" in text and "aoe-discover" in text, text
     for word in ("iscsi", "iqn", "qemu", "QEMU"):
         assert word not in text, text
+
+
+def test_both_in_words():
+    text = said("--listen", "127.0.0.1:0", "--aoe", "aoe0:1.0")
+    assert "iscsiadm -m node -T iqn." in text and "-drive file=iscsi://" in text, text
+    assert "on the Ethernet of aoe0, for ram:\n  sudo modprobe aoe && sudo aoe-discover\n" in text, text
 
 
 def test_no_iscsi_and_what_does_not_go_with_it():
