@@ -22,6 +22,7 @@
 #define QUEUE    0
 #define WAIT_NS  UINT64_C(1000000)
 #define KEYS_MAX 65536
+#define TRIES    10
 
 /* One side writes `producer`, the other one `consumer`. */
 struct ring {
@@ -158,8 +159,13 @@ static int load_program(const struct xdp *x)
 			       .insns = (uintptr_t)code,
 			       .insn_cnt = ARRAY_LEN(code),
 			       .license = (uintptr_t)license};
-	const int program = (int)bpf(BPF_PROG_LOAD, &attr);
+	int program;
+	unsigned tries = 0;
 
+	/* The kernel breaks off its look at a program when something waits for the thread. */
+	do
+		program = (int)bpf(BPF_PROG_LOAD, &attr);
+	while (program < 0 && errno == EAGAIN && ++tries < TRIES);
 	return program < 0 ? -errno : program;
 }
 

@@ -8,9 +8,10 @@ import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
-from harness import Spindle, expect_error, main, need_tool, skip, wait_until
+from harness import Spindle, expect_error, find_tool, main, need_tool, skip, wait_until
 
 import aoe
 from aoe import Window, ata_frame, pattern
@@ -221,6 +222,25 @@ def test_without_the_right():
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
                          timeout=20)
     assert got.returncode == 5 and "xdp=on" in got.stderr, got
+
+
+def test_a_kernel_that_breaks_off():
+    """Its look at the program: EAGAIN, when something waits for the thread."""
+    strace = find_tool("strace")
+    if strace is None:
+        print("not tried: strace is not installed")
+        return
+    with tempfile.TemporaryDirectory() as d:
+        out = os.path.join(d, "trace")
+        wrap = [strace, "-f", "-o", out, "-e", "trace=bpf", "-e", "inject=bpf:error=EAGAIN:when=4..6"]
+        # The leak checker cannot work under ptrace.
+        env = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
+        with both(wrap=wrap, env=env) as (_, c):
+            c.write(0, pattern(SEED, 0, 2))
+            assert c.read(0, 2) == pattern(SEED, 0, 2)
+        with open(out, encoding="utf-8") as f:
+            calls = [line for line in f.read().splitlines() if "BPF_PROG_LOAD" in line]
+    assert sum("EAGAIN" in line for line in calls) == 3 and len(calls) == 4, calls
 
 
 def test_counts():
