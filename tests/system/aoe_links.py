@@ -240,6 +240,18 @@ def test_a_link_that_flaps():
         c.ping()
 
 
+def test_what_fitted_before_two_changes():
+    """A client goes on with the writes it has split already, until it has asked anew. The bridge lets them in."""
+    with segment("srv0", "cli", mtu=9000), serving(at="switch:1.0") as _, client(server="switch") as c:
+        wait_until(lambda: c.config().sectors == 16, 10, "the larger frames")
+        for mtu, sectors in ((4132, 8), (1500, 2)):
+            link("set", "dev", "switch", "mtu", str(mtu))
+            wait_until(lambda: c.config().sectors == sectors, 10, "the smaller frames")  # pylint: disable=cell-var-from-loop
+            c.write(0, pattern(mtu, 0, 16))
+            assert b"".join(c.read(lba, 2) for lba in range(0, 16, 2)) == pattern(mtu, 0, 16)
+            c.expect_error(aoe.BAD_ARGUMENT, ata_frame(aoe.READ_EXT, 0, 16))
+
+
 def test_an_interface_that_is_down_at_the_start():
     """It is said, as nobody is served."""
     for which in ("srv0", "srv0-sw"):  # the interface, and only its carrier
