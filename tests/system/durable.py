@@ -2,20 +2,17 @@
 
 import os
 import re
-import subprocess
 import tempfile
 
-from harness import KIB, Spindle, main, need_tool, skip
+from harness import KIB, Spindle, can_trace, main, skip, traced
 
 import iscsi
 
 ROUNDS = 20
 SYNCHRONIZE_CACHE = bytes([0x35]) + bytes(9)
 
-need_tool("strace")
-if subprocess.run(["strace", "-f", "-o", "/dev/null", "true"], check=False,
-                  stderr=subprocess.DEVNULL).returncode != 0:
-    skip("strace may not trace here")
+if not can_trace():
+    skip("strace is not installed, or may not trace here")
 
 
 def events(path):
@@ -43,12 +40,9 @@ def trace(command):
     """A plain write, then `command` for its durability, ROUNDS times; the events, newest last."""
     with tempfile.TemporaryDirectory() as d:
         out = os.path.join(d, "trace")
-        wrap = ["strace", "-f", "-s", "0", "-o", out, "-e",
-                "trace=fdatasync,fsync,pwritev2,sendmsg,sendto,writev"]
-        # The leak checker cannot work under ptrace.
-        env = {"SPINDLE_NO_URING": "1",
-               "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0"}
-        with Spindle("disk.img", args=["--size", "1M"], directory=d, wrap=wrap, env=env) as s:
+        under_strace = traced(out, "-s", "0", "-e", "trace=fdatasync,fsync,pwritev2,sendmsg,sendto,writev",
+                              SPINDLE_NO_URING="1")
+        with Spindle("disk.img", args=["--size", "1M"], directory=d, **under_strace) as s:
             session = iscsi.login(s.portals[0], s.iqn())
             session.settle()
             for i in range(ROUNDS):

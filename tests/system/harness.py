@@ -18,8 +18,8 @@ from spindle import SANITIZER_ENV, SANITIZER_MARKS, Spindle, binary, find_tool, 
 SOURCE = os.environ.get("SPINDLE_SOURCE", os.path.dirname(os.path.dirname(HERE)))
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-__all__ = ["GIB", "KIB", "MIB", "SOURCE", "Spindle", "binary", "expect_error", "find_tool", "is_sanitized",
-           "main", "need_tool", "run", "skip", "tool", "wait_until", "without_attributes"]
+__all__ = ["GIB", "KIB", "MIB", "SOURCE", "Spindle", "binary", "can_trace", "expect_error", "find_tool", "is_sanitized",
+           "main", "need_tool", "run", "skip", "tool", "traced", "wait_until", "without_attributes"]
 
 
 def server_env():
@@ -77,6 +77,18 @@ def without_attributes():
                           check=False).returncode != 0:
             skip("system calls cannot be refused here")
     return wrap
+
+
+def can_trace():
+    """Whether strace is there and may."""
+    return find_tool("strace") is not None and subprocess.run(["strace", "-f", "-o", "/dev/null", "true"], check=False,
+                                                              stderr=subprocess.DEVNULL).returncode == 0
+
+
+def traced(out, *options, **env):
+    """For a Spindle that runs under strace, which writes into the file `out`. The leak checker cannot work there."""
+    return {"wrap": ["strace", "-f", "-o", out, *options],
+            "env": {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":detect_leaks=0", **env}}
 
 
 def wait_until(condition, seconds, what):
