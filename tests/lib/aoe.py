@@ -20,7 +20,9 @@ import hashlib
 import itertools
 import os
 import random
+import re
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -688,6 +690,19 @@ class Client:
 def serving(*stores, options="", args=(), **more):
     """The first disk is 1.0, the next one 1.1."""
     return Spindle(*(stores or ("ram:64M",)), args=["--aoe", f"{SERVER_SIDE}:1.0{options}", *args], **more)
+
+
+def counts(server, interface=SERVER_SIDE):
+    """What SIGUSR1 has the server say of an interface: numbers by their names."""
+    def said():
+        return re.findall(rf' aoe-counts interface="{interface}" (.*)', server.stderr())
+
+    before, end = len(said()), time.monotonic() + 10
+    os.kill(server.pid, signal.SIGUSR1)
+    while len(said()) == before:
+        assert time.monotonic() < end, f"no counts of {interface}"
+        time.sleep(0.02)
+    return {name: int(n) for name, n in re.findall(r"(\w+)=(\d+)", said()[-1])}
 
 
 def client(shelf=1, slot=0, **more):

@@ -385,11 +385,6 @@ def ask_for_much(c, n):
             time.sleep(0.005)
 
 
-def unsent(server):
-    os.kill(server.pid, signal.SIGUSR1)
-    return [int(n) for n in re.findall(r" aoe-counts .*? unsent=(\d+)", server.stderr())]
-
-
 @contextlib.contextmanager
 def two_paths():
     """A server and its clients by both of its interfaces."""
@@ -411,7 +406,7 @@ def test_a_path_that_is_full():
         Window(other, 2).read(0, 500, 1)
         ask_for_much(c, 10000)
         assert other.ask(ata_frame(aoe.READ_EXT, 0, 2), timeout_s=0.2, tries=5).data == pattern(1, 0, 2)
-        wait_until(lambda: sum(unsent(s)) > 200, 5, "answers that were given up")
+        wait_until(lambda: aoe.counts(s, "srv0")["unsent"] > 200, 5, "answers that were given up")
 
 
 def test_a_link_that_is_full_goes_down():
